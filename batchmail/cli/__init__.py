@@ -1,0 +1,1 @@
+"""What people, the MTA and sshd start: argv, environment and configuration."""

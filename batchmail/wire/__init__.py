@@ -1,0 +1,1 @@
+"""Sockets, children and the log: the only room that touches them."""
