@@ -68,7 +68,8 @@ class Spool:
             raise SpoolError(f"{path} is damaged: it should hold the number {VERSION}")
         if int(text) > VERSION:
             raise SpoolError(
-                f"the spool {self.root} is of version {int(text)}, this program knows {VERSION}: install a newer batchmail"
+                f"the spool {self.root} is of version {int(text)}, this program knows {VERSION}:"
+                " install a newer batchmail"
             )
 
     def peers(self) -> list[str]:

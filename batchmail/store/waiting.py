@@ -175,7 +175,7 @@ class WaitingRoom:
         if not above.endswith(f"/{NORMAL_DIR}"):  # that one was made by setup
             sync_dir(self._root)
 
-    def list(self) -> Iterator[Waiting]:
+    def scan(self) -> Iterator[Waiting]:
         """What waits, most urgent and oldest first; reads no more directories than are asked for."""
         for priority in _names(self._root):
             for bucket in _names(f"{self._root}/{priority}"):
@@ -186,7 +186,7 @@ class WaitingRoom:
                         yield Waiting(match[1], int(match[2]), f"{path}/{name}")
 
     def is_empty(self) -> bool:
-        return next(self.list(), None) is None
+        return next(self.scan(), None) is None
 
     def remove(self, paths: list[str]) -> None:
         """Let go of files whose transactions are in a sealed batch, as the ledger says; then of empty buckets."""
