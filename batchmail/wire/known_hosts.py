@@ -1,0 +1,130 @@
+"""OpenSSH's known_hosts files: which keys a host may show, and what to say when it shows another.
+
+Read are plain, wildcard and hashed names, [host]:port, and the marker
+@revoked.  A @cert-authority line is not used, but named when it is the only
+one that matches.  Nothing is ever added by itself: a person decides whom we
+believe.  The lines to add come from `batchmail key`.
+"""
+
+import base64
+import binascii
+import fnmatch
+import hashlib
+import hmac
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from batchmail.core.errors import ConfigError, KeyRefused
+
+
+class KnownKey(NamedTuple):
+    """One line that names the host in question."""
+
+    file: str
+    line_number: int
+    marker: str
+    key_type: str
+    blob: bytes
+
+    @property
+    def place(self) -> str:
+        return f"{self.file} line {self.line_number}"
+
+
+def fingerprint(blob: bytes) -> str:
+    """The fingerprint of a public key, written as OpenSSH writes it."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
+def name_in_files(host: str, port: int) -> str:
+    """The name under which known_hosts files keep a host and port."""
+    return host.lower() if port == 22 else f"[{host.lower()}]:{port}"
+
+
+def known_keys(files: Sequence[str], name: str) -> tuple[KnownKey, ...]:
+    """The lines of `files` that speak of `name`, in their order; a file that does not exist says nothing."""
+    return tuple(key for file in files for key in _keys_in(file, name))
+
+
+def check_host_key(known: Sequence[KnownKey], files: Sequence[str], name: str, key_type: str, blob: bytes) -> None:
+    """Raise KeyRefused, with what a person needs to mend it, unless `name` may show this key."""
+    shown = f"{name} shows the {key_type} key {fingerprint(blob)}"
+    for key in known:
+        if key.marker == "@revoked" and key.blob == blob:
+            raise KeyRefused(f"{shown}, which {key.place} revokes")
+    plain = [key for key in known if not key.marker]
+    if any(key.blob == blob for key in plain):
+        return
+    same_type = [key for key in plain if key.key_type == key_type]
+    if same_type:
+        old = same_type[0]
+        raise KeyRefused(
+            f"THE HOST KEY HAS CHANGED: {shown}, but {old.place} has {fingerprint(old.blob)}; if its operator confirms "
+            f"the new one: ssh-keygen -R '{name}' -f {old.file}, then add the line that `batchmail key PEER` prints"
+        )
+    raise KeyRefused(f"unknown host key: {shown}, but {_what_is_known(known, files)}; {_how_to_add(files)}")
+
+
+def _what_is_known(known: Sequence[KnownKey], files: Sequence[str]) -> str:
+    plain = [key for key in known if not key.marker]
+    if plain:
+        return f"{plain[0].place} knows only its {plain[0].key_type} key {fingerprint(plain[0].blob)}"
+    authorities = [key for key in known if key.marker == "@cert-authority"]
+    if authorities:
+        return f"only the @cert-authority in {authorities[0].place} names it, and host certificates are not supported"
+    if not files:
+        return "no known_hosts file is configured"
+    return f"{' and '.join(files)} has no line for it"
+
+
+def _how_to_add(files: Sequence[str]) -> str:
+    where = f" to {files[0]}" if files else ""
+    return f"if its operator confirms this fingerprint, add the line that `batchmail key PEER` prints{where}"
+
+
+def _keys_in(file: str, name: str) -> Iterator[KnownKey]:
+    try:
+        with open(file, encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, 1):
+                key = _read_line(file, number, line, name)
+                if key is not None:
+                    yield key
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"cannot read known_hosts file {file}: {error.strerror}") from None
+
+
+def _read_line(file: str, number: int, line: str, name: str) -> KnownKey | None:
+    """The key in this line if it speaks of `name`.  What cannot be read vouches for no one, as in OpenSSH."""
+    fields = line.split()
+    marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
+    if len(fields) < 3 or fields[0].startswith("#") or not _speaks_of(fields[0], name):
+        return None
+    try:
+        blob = base64.b64decode(fields[2], validate=True)
+    except binascii.Error:
+        return None
+    return KnownKey(file, number, marker, fields[1], blob)
+
+
+def _speaks_of(names: str, name: str) -> bool:
+    if names.startswith("|1|"):
+        return _hash_matches(names, name)
+    patterns = names.lower().split(",")
+    if any(pattern.startswith("!") and _matches(pattern[1:], name) for pattern in patterns):
+        return False
+    return any(_matches(pattern, name) for pattern in patterns)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    # Brackets belong to the name ([host]:port); fnmatch would take them for a set.
+    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
+def _hash_matches(hashed: str, name: str) -> bool:
+    try:
+        salt, digest = (base64.b64decode(part, validate=True) for part in hashed[3:].split("|"))
+    except ValueError:
+        return False
+    return hmac.compare_digest(hmac.digest(salt, name.encode(), "sha1"), digest)

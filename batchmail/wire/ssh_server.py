@@ -1,0 +1,144 @@
+"""A small SSH server on the loopback address, for the demonstration and the tests: it stands in for sshd.
+
+Like an authorized_keys file with forced commands it knows a set of keys, each
+bound to one program, and whatever the client asks to run, that is what runs.
+Nothing else is served: no password, no terminal, no forwarding.  A real site
+uses a real sshd.
+"""
+
+import contextlib
+import socket
+import subprocess
+import threading
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO
+
+import paramiko
+from paramiko.common import (
+    AUTH_FAILED,
+    AUTH_SUCCESSFUL,
+    OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_SUCCEEDED,
+)
+
+from batchmail.core.errors import ConfigError
+
+_CHUNK_OCTETS = 32 << 10
+_WINDOW_OCTETS = 4 << 20
+_FOREIGN = (paramiko.SSHException, OSError, EOFError)
+
+
+class SshServer:
+    """Serves until closed; every connection and program has threads of its own."""
+
+    def __init__(self, host_key: paramiko.PKey, forced: Mapping[bytes, Sequence[str]]):
+        self._host_key, self._forced = host_key, forced
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._lock = threading.Lock()
+        self._transports: list[paramiko.Transport] = []
+        self._programs: list[subprocess.Popen[bytes]] = []
+        self._acceptor = threading.Thread(target=self._accept, name="batchmail-ssh-server", daemon=True)
+        self._acceptor.start()
+
+    def close(self) -> None:
+        """Stop listening, hang up, and end the programs."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join()
+        self._listener.close()
+        with self._lock:
+            transports, programs = self._transports, self._programs
+        for transport in transports:
+            transport.close()
+        for program in programs:
+            program.terminate()
+            program.wait()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connected, _ = self._listener.accept()
+            except OSError:
+                return
+            transport = paramiko.Transport(connected, default_window_size=_WINDOW_OCTETS)
+            transport.add_server_key(self._host_key)
+            with self._lock:
+                self._transports = [*(t for t in self._transports if t.is_active()), transport]
+            transport.start_server(threading.Event(), _Login(self._forced, self._start))
+
+    def _start(self, channel: paramiko.Channel, arguments: Sequence[str]) -> bool:
+        """Run the program, its standard input, output and error being the channel's."""
+        pipe = subprocess.PIPE
+        try:
+            program = subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)
+        except OSError:
+            return False
+        with self._lock:
+            self._programs = [*(p for p in self._programs if p.poll() is None), program]
+        for work in (_feed, _finish):
+            threading.Thread(target=work, args=(channel, program), daemon=True).start()
+        return True
+
+
+def serve(host_key: str, forced: Mapping[str, Sequence[str]]) -> SshServer:
+    """Start a server that shows the key in file `host_key` and runs, for each public key line, its program."""
+    try:
+        key = paramiko.Ed25519Key.from_private_key_file(host_key)
+    except (paramiko.SSHException, OSError) as error:
+        raise ConfigError(f"cannot use host key {host_key}: {error}") from None
+    return SshServer(key, {b64decode(line.split()[1]): arguments for line, arguments in forced.items()})
+
+
+class _Login(paramiko.ServerInterface):
+    """What one client may do."""
+
+    def __init__(self, forced: Mapping[bytes, Sequence[str]], start: Callable[[paramiko.Channel, Sequence[str]], bool]):
+        self._forced, self._start = forced, start
+        self._arguments: Sequence[str] = ()
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        # Also called when a client only asks about a key: the last one is the one whose signature is then checked.
+        self._arguments = self._forced.get(key.asbytes(), ())
+        return AUTH_SUCCESSFUL if self._arguments else AUTH_FAILED
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return OPEN_SUCCEEDED if kind == "session" else OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        return self._start(channel, self._arguments)
+
+    def check_channel_shell_request(self, channel: paramiko.Channel) -> bool:
+        return self._start(channel, self._arguments)
+
+
+def _feed(channel: paramiko.Channel, program: subprocess.Popen[bytes]) -> None:
+    assert program.stdin  # noqa: S101 - opened as a pipe
+    with contextlib.suppress(*_FOREIGN), program.stdin as to:
+        while data := channel.recv(_CHUNK_OCTETS):
+            view = memoryview(data)
+            while view:
+                view = view[to.write(view) :]
+
+
+def _finish(channel: paramiko.Channel, program: subprocess.Popen[bytes]) -> None:
+    """Pass on all that the program says, then how it ended."""
+    errors = threading.Thread(target=_pass_on, args=(program.stderr, channel.sendall_stderr), daemon=True)
+    errors.start()
+    _pass_on(program.stdout, channel.sendall)
+    errors.join()
+    with contextlib.suppress(*_FOREIGN):
+        channel.shutdown_write()
+        channel.send_exit_status(program.wait())
+        channel.close()
+
+
+def _pass_on(source: IO[bytes] | None, send: Callable[[bytes], None]) -> None:
+    assert source  # noqa: S101 - opened as a pipe
+    with contextlib.suppress(*_FOREIGN), source:
+        while data := source.read(_CHUNK_OCTETS):
+            send(data)
