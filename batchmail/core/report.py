@@ -1,0 +1,126 @@
+"""Reports, requests and voids: numbered files of JSON lines.
+
+A report holds outcomes, each named by transaction and recipient, never by
+batch.  A request asks the far side to do something with transactions in its
+custody.  A void stands in for a number whose file will never come.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from batchmail.core import jsontext
+from batchmail.core.envelope import MAX_RECIPIENTS
+from batchmail.core.errors import PeerError
+from batchmail.core.names import SEQ_MAX, is_id
+from batchmail.core.numbered import Number
+from batchmail.core.outcome import ACTIONS, Outcome
+
+VERSION = 1
+MAX_OUTCOMES = 10_000
+MAX_TEXT_OCTETS = 16 << 20
+WITHDRAW = "withdraw"
+
+
+class Reported(NamedTuple):
+    """An outcome and the transaction it belongs to."""
+
+    id: str
+    outcome: Outcome
+    doubtful: bool  # it may have been delivered twice: a reply to the final dot was lost
+
+
+class Request(NamedTuple):
+    """What to do with a transaction in the far side's custody."""
+
+    verb: str
+    id: str
+
+
+def write(number: Number, origin: str, sealed_ms: int, rows: Iterable[Reported | Request]) -> Iterator[bytes]:
+    """The lines of a report, request or void."""
+    yield jsontext.write(
+        {
+            "batchmail": VERSION,
+            "kind": number.kind,
+            "stream": number.stream,
+            "seq": number.seq,
+            "origin": origin,
+            "sealed": sealed_ms,
+        }
+    )
+    for row in rows:
+        yield jsontext.write(_outcome_line(row) if isinstance(row, Reported) else {"do": row.verb, "id": row.id})
+
+
+def _outcome_line(row: Reported) -> dict[str, object]:
+    outcome = row.outcome
+    line: dict[str, object] = {
+        "id": row.id,
+        "n": outcome.recipient,
+        "action": outcome.action,
+        "code": outcome.code,
+        "status": outcome.status,
+        "text": jsontext.octets(outcome.text),
+        "mta": jsontext.octets(outcome.mta),
+        "time": outcome.time_ms,
+    }
+    if row.doubtful:
+        line["doubt"] = 1
+    return line
+
+
+def read_report(number: Number, lines: Iterable[bytes]) -> list[Reported]:
+    """The outcomes of a report.  Raises PeerError."""
+    found = []
+    for fields in _rows(number, lines):
+        action, status = fields.text("action", 20), fields.text("status", 12)
+        parts = status.split(".")
+        if (
+            action not in ACTIONS
+            or len(parts) != 3
+            or not all(p.isascii() and p.isdigit() and len(p) <= 3 for p in parts)
+        ):
+            raise PeerError(f"{number.file_name}: no outcome of that form is known")
+        outcome = Outcome(
+            fields.integer("n", 0, MAX_RECIPIENTS - 1),
+            action,
+            fields.integer("code", 0, 999),
+            status,
+            fields.octets("text", 8192),
+            fields.octets("mta"),
+            fields.integer("time"),
+        )
+        found.append(Reported(_identifier(number, fields), outcome, fields.integer("doubt", 0, 1, default=0) == 1))
+    return found
+
+
+def read_request(number: Number, lines: Iterable[bytes]) -> list[Request]:
+    """The wishes of a request.  Raises PeerError."""
+    return [Request(fields.text("do", 20), _identifier(number, fields)) for fields in _rows(number, lines)]
+
+
+def _identifier(number: Number, fields: jsontext.Fields) -> str:
+    identifier = fields.text("id")
+    if not is_id(identifier):
+        raise PeerError(f"{number.file_name}: malformed transaction ID")
+    return identifier
+
+
+def _rows(number: Number, lines: Iterable[bytes]) -> Iterator[jsontext.Fields]:
+    rows = iter(lines)
+    head = jsontext.read(next(rows, b""), number.file_name)
+    if head.integer("batchmail") != VERSION:
+        raise PeerError(f"{number.file_name} is of a version that is not read here: install a newer batchmail")
+    same = Number(head.text("stream"), head.integer("seq", 1, SEQ_MAX), head.text("kind"))
+    if same != number:
+        raise PeerError(f"{number.file_name} says of itself that it is {same.file_name[:60]}")
+    for count, line in enumerate(rows):
+        if count >= MAX_OUTCOMES:
+            raise PeerError(f"{number.file_name} has more than {MAX_OUTCOMES} lines")
+        yield jsontext.read(line, number.file_name)
+
+
+def read_void(number: Number, lines: Iterable[bytes]) -> None:
+    """Check that a void is one.  Raises PeerError."""
+    for _ in _rows(number, lines):
+        raise PeerError(f"{number.file_name}: a void holds nothing")

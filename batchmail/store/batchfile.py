@@ -1,0 +1,243 @@
+"""Numbered files as bytes on disk: the only user of zstandard.
+
+A batch is a zstd skippable frame that holds the compressed manifest, then
+zstd frames of RFC 2442 text, so `zstd -dc` prints the text.  Reports,
+requests and voids are one zstd frame of JSON lines.  Everything is read with
+bounds set before: window, frame size, and the length that was declared.
+"""
+
+import io
+import struct
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from typing import IO, NamedTuple
+
+import zstandard
+
+from batchmail.core import bsmtp, manifest
+from batchmail.core.errors import MalformedInput, PeerError
+from batchmail.core.manifest import Head, Item
+from batchmail.core.report import MAX_TEXT_OCTETS
+from batchmail.store.durable import Draft
+
+_SKIPPABLE = struct.Struct("<II")
+_MAGIC = 0x184D2A50
+_MAX_FRAME_OCTETS = 8 << 20  # the manifest, compressed
+_MAX_WINDOW_OCTETS = 8 << 20
+_CHUNK_OCTETS = 1 << 17
+PREFACE = "EHLO {}\r\n"
+CLOSING = b"QUIT\r\n"
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    # Tables below 32 MiB whatever the level: a batch is one of several things in a small process.
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level, window_log=22, chain_log=20, hash_log=20, write_checksum=1
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters)
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_OCTETS)
+
+
+def pack(lines: Iterable[bytes]) -> tuple[bytes, str]:
+    """A report's, request's or void's lines as file content, and their identity."""
+    text = b"".join(lines)
+    return _compressor(9).compress(text), sha256(text).hexdigest()
+
+
+def unpack(path: str) -> tuple[list[bytes], str]:
+    """The lines of such a file and their identity.  Raises PeerError."""
+    with open(path, "rb") as file:
+        text = b"".join(_decompress(file, MAX_TEXT_OCTETS, path))
+    return text.splitlines(keepends=True), sha256(text).hexdigest()
+
+
+def write_batch(draft: Draft, head: Head, items: list[Item], texts: Iterable[Iterable[bytes]], level: int) -> str:
+    """Write a batch, in constant memory; returns its identity."""
+    digest = sha256()
+    described = b"".join(manifest.write(head, items))
+    digest.update(described)
+    packed = _compressor(level).compress(described)
+    draft.write(_SKIPPABLE.pack(_MAGIC, len(packed)) + packed)
+    stream = _compressor(level).compressobj()
+    for octets in _text(head, texts):
+        digest.update(octets)
+        draft.write(stream.compress(octets))
+    draft.write(stream.flush())
+    return digest.hexdigest()
+
+
+def _text(head: Head, texts: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
+    yield PREFACE.format(head.origin).encode()
+    for text in texts:
+        yield from text
+    yield CLOSING
+
+
+def read_manifest(path: str) -> tuple[Head, list[Item]]:
+    """The manifest of a batch file, or of a partial one that holds that much.  Raises PeerError."""
+    with open(path, "rb") as file:
+        return _read_manifest(file, path)[:2]
+
+
+def manifest_octets(first_octets: bytes) -> int | None:
+    """How long the file's part that holds the manifest is, from its first eight octets; None: no manifest."""
+    if len(first_octets) < _SKIPPABLE.size:
+        return None
+    magic, length = _SKIPPABLE.unpack(first_octets[: _SKIPPABLE.size])
+    return _SKIPPABLE.size + length if magic == _MAGIC and length <= _MAX_FRAME_OCTETS else None
+
+
+def _read_manifest(file: IO[bytes], path: str) -> tuple[Head, list[Item], bytes]:
+    length = manifest_octets(file.read(_SKIPPABLE.size))
+    if length is None:
+        raise PeerError(f"{path} is not a batch: it does not begin with a manifest")
+    packed = file.read(length - _SKIPPABLE.size)
+    described = b"".join(_decompress(io.BytesIO(packed), manifest.MAX_MANIFEST_OCTETS, path))
+    head, items = manifest.read(described.splitlines(keepends=True))
+    return head, items, described
+
+
+def _decompress(file: IO[bytes], most_octets: int, path: str) -> Iterator[bytes]:
+    """What the rest of a file holds, at most `most_octets` of it."""
+    seen = 0
+    try:
+        with _decompressor().stream_reader(file, read_across_frames=True, closefd=False) as reader:
+            while octets := reader.read(min(_CHUNK_OCTETS, most_octets - seen + 1)):
+                seen += len(octets)
+                if seen > most_octets:
+                    raise PeerError(f"{path} holds more than the {most_octets} octets that it may")
+                yield octets
+    except zstandard.ZstdError as error:
+        raise PeerError(f"{path} is damaged: {error}") from None
+
+
+def read_text(path: str) -> Iterator[bytes]:
+    """The RFC 2442 text of a batch file, in pieces, at most what its manifest declares.  Raises PeerError."""
+    with open(path, "rb") as file:
+        head, _, _ = _read_manifest(file, path)
+        yield from _decompress(file, head.text_octets, path)
+
+
+class Transaction(NamedTuple):
+    """A transaction as it is read from a batch."""
+
+    item: Item
+    text: Iterator[bytes]  # from MAIL to the final dot; what is not read is passed over
+
+
+def read_transactions(path: str) -> Iterator[Transaction]:
+    """The transactions of a batch that was checked before, one after the other.  Raises PeerError."""
+    _, items = read_manifest(path)
+    source = _Source(read_text(path))
+    for item in items:
+        source.skip_to(item.offset)
+        yield Transaction(item, source.take(item.entry.text_octets))
+
+
+class _Source:
+    """Octets from pieces, by offset, forwards only."""
+
+    def __init__(self, pieces: Iterator[bytes]):
+        self._pieces = pieces
+        self._piece = b""
+        self._offset = 0
+
+    def take(self, octets: int) -> Iterator[bytes]:
+        while octets:
+            if not self._piece:
+                self._piece = next(self._pieces, b"")
+                if not self._piece:
+                    raise PeerError("the batch's text is shorter than its manifest says")
+            piece, self._piece = self._piece[:octets], self._piece[octets:]
+            octets -= len(piece)
+            self._offset += len(piece)
+            yield piece
+
+    def skip_to(self, offset: int) -> None:
+        for _ in self.take(offset - self._offset):
+            pass
+
+
+def check_batch(path: str) -> tuple[Head, list[Item], str]:
+    """Read all of a batch: manifest, digests, framing by manifest and by reader; returns its identity too.
+
+    Raises PeerError: the batch is refused whole.
+    """
+    with open(path, "rb") as file:
+        head, items, described = _read_manifest(file, path)
+        digest = sha256(described)
+        frames = _Frames(head, items)
+        for octets in _decompress(file, head.text_octets, path):
+            digest.update(octets)
+            frames.feed(octets)
+        frames.end()
+    return head, items, digest.hexdigest()
+
+
+class _Frames:
+    """Checks a batch's text against its manifest: the digests by offset, and a BSMTP reader that must agree."""
+
+    def __init__(self, head: Head, items: list[Item]):
+        self._head, self._items = head, items
+        self._reader = bsmtp.Reader(b"\r\n")
+        self._offset = 0
+        self._hashed = 0  # items whose digest has been checked
+        self._digest = sha256()
+        self._started = self._ended = 0
+        self._content_octets = 0
+
+    def feed(self, octets: bytes) -> None:
+        self._hash(octets)
+        self._offset += len(octets)
+        self._reader.receive(octets)
+        self._read()
+
+    def end(self) -> None:
+        self._reader.receive(b"")
+        self._read()
+        if self._offset != self._head.text_octets or not self._hashed == self._ended == len(self._items):
+            raise PeerError("the batch's text is not what its manifest says")
+
+    def _hash(self, octets: bytes) -> None:
+        position, stop = self._offset, self._offset + len(octets)
+        while self._hashed < len(self._items):
+            item = self._items[self._hashed]
+            begin, end = item.offset, item.offset + item.entry.text_octets
+            if begin >= stop:
+                return
+            position = max(position, begin)
+            self._digest.update(octets[position - self._offset : min(end, stop) - self._offset])
+            if end > stop:
+                return
+            if self._digest.hexdigest() != item.entry.sha256:
+                raise PeerError(f"transaction {item.entry.id} is not what the manifest says: its digest differs")
+            self._digest = sha256()
+            self._hashed += 1
+
+    def _read(self) -> None:
+        try:
+            while (event := self._reader.next_event()) is not None:
+                self._compare(event)
+        except MalformedInput as error:
+            raise PeerError(f"the batch's text is malformed: {error}") from None
+
+    def _compare(self, event: bsmtp.Event) -> None:
+        if isinstance(event, bsmtp.Start):
+            if self._started >= len(self._items):
+                raise PeerError("the batch's text holds more transactions than its manifest")
+            item = self._items[self._started]
+            if event.offset != item.offset or len(event.envelope.recipients) != item.recipients:
+                raise PeerError(f"manifest and text disagree about transaction {item.entry.id}")
+            self._started += 1
+            self._content_octets = 0
+        elif isinstance(event, bsmtp.Content):
+            self._content_octets += len(event.octets)
+        elif isinstance(event, bsmtp.End):
+            entry = self._items[self._started - 1].entry
+            end = self._items[self._started - 1].offset + entry.text_octets
+            if event.offset != end or self._content_octets != entry.size_octets:
+                raise PeerError(f"manifest and text disagree about the length of transaction {entry.id}")
+            self._ended += 1
