@@ -120,8 +120,8 @@ def _needs_smtputf8(notice: Notice, header: bytes) -> bool:
 
 _EXPLAINED = {
     outcomes.FAILED: "Your message could not be delivered to {whom}, and no further attempt will be made:",
-    outcomes.DELAYED: "THIS IS A WARNING ONLY. You need not send your message again.\r\n"
-    "It has not yet been delivered to {whom}:",
+    outcomes.DELAYED: "Your message has not yet been delivered to {whom}.\r\n"
+    "THIS IS A WARNING ONLY: delivery is still being tried, and you need not send it again:",
     outcomes.RELAYED: "Your message was handed on to a mail server that sends no confirmations.\r\n"
     "Expect no further report on success for {whom}:",
     outcomes.DELIVERED: "Your message was delivered to {whom}:",
