@@ -1,52 +1,25 @@
 """Reaching a host: by TCP, or through a program that connects us to it."""
 
-import os
 import socket
-import subprocess
-import tempfile
-from typing import IO
 
 from batchmail.core.errors import LineError
+from batchmail.wire.child import ChildStream
 from batchmail.wire.peer_text import address_text, printable, reason
 
-_ERRORS_OCTETS = 2048
-_END_S = 2.0
 
+class Proxy(ChildStream):
+    """The program of a ProxyCommand or ProxyJump."""
 
-class Proxy:
-    """The program of a ProxyCommand or ProxyJump; it speaks to a socket, so that reading it can time out."""
-
-    def __init__(self, arguments: tuple[str, ...]):
-        self._name = arguments[0]
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
-        self.socket, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._child = subprocess.Popen(
-                    arguments, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=self._errors
-                )
-            except OSError as error:
-                self.socket.close()
-                raise LineError(f"cannot start the proxy program {self._name}: {error.strerror}") from None
+    @property
+    def socket(self) -> socket.socket:
+        """What it says and hears, for a client that wants a socket of its own."""
+        return self._socket
 
     def diagnostics(self) -> str:
-        """What the program said on its standard error, ready to stand behind an error."""
-        self._end()
-        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - _ERRORS_OCTETS))
-        said = " / ".join(printable(self._errors.read()).split("\n"))
-        return f" ({self._name}: {said})" if said else ""
-
-    def close(self) -> None:
-        self._end()
-        self._errors.close()
-
-    def _end(self) -> None:
-        """It goes by itself when its connection ends, and is stopped when it doesn't."""
-        try:
-            self._child.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+        """What it said on its standard error before it ended, ready to stand behind an error."""
+        self.exit_status()
+        said = " / ".join(printable(self.stderr_tail().encode()).split("\n"))
+        return f" (the proxy program said: {said})" if said else ""
 
 
 def dial(host: str, port: int, timeout_s: float) -> socket.socket:

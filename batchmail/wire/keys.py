@@ -6,6 +6,7 @@ authorized_keys.
 
 import os
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
@@ -53,11 +54,10 @@ def _public_line(path: str, private: bytes, comment: str) -> str:
     )
     try:
         key = load(private, None)
-    except TypeError:
-        raise KeyRefused(
-            f"key {path} has a passphrase; remove it (ssh-keygen -p -f {path}) or name another key"
-        ) from None
-    except ValueError:
+    except (TypeError, ValueError, UnsupportedAlgorithm) as error:
+        if "password" in str(error).lower():  # which class it is depends on the version
+            remedy = f"remove it (ssh-keygen -p -f {path}) or name another key"
+            raise KeyRefused(f"key {path} has a passphrase; {remedy}") from None
         raise ConfigError(f"{path} is not a private key that can be read") from None
     return _line(key.public_key(), comment)
 

@@ -11,6 +11,7 @@ import binascii
 import fnmatch
 import hashlib
 import hmac
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ def check_host_key(known: Sequence[KnownKey], files: Sequence[str], name: str, k
         old = same_type[0]
         raise KeyRefused(
             f"THE HOST KEY HAS CHANGED: {shown}, but {old.place} has {fingerprint(old.blob)}; if its operator confirms "
-            f"the new one: ssh-keygen -R '{name}' -f {old.file}, then add the line that `batchmail key PEER` prints"
+            f"the new one: ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(old.file)}, then add the line that `batchmail key PEER` prints"
         )
     raise KeyRefused(f"unknown host key: {shown}, but {_what_is_known(known, files)}; {_how_to_add(files)}")
 

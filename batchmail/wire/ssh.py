@@ -31,7 +31,7 @@ _WINDOW_OCTETS = 4 << 20
 _PACKET_OCTETS = 64 << 10
 _WRITE_OCTETS = 32 << 10
 _DIAGNOSTIC_OCTETS = 2048
-_CLOSE_S = 2.0
+_CLOSE_S = 1.0
 
 _FOREIGN = (paramiko.SSHException, OSError, EOFError)
 # A known_hosts line names a kind of key; for RSA the host then signs in one of these ways.  SHA-1 is not among them.

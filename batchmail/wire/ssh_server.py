@@ -133,7 +133,8 @@ def _finish(channel: paramiko.Channel, program: subprocess.Popen[bytes]) -> None
     errors.join()
     with contextlib.suppress(*_FOREIGN):
         channel.shutdown_write()
-        channel.send_exit_status(program.wait())
+        status = program.wait()
+        channel.send_exit_status(status if status >= 0 else 128 - status)  # ended by a signal: as a shell reports it
         channel.close()
 
 
