@@ -6,6 +6,8 @@ end CRLF, `Stuffer` puts dots back.  A door runs them in this order, so a bare
 CR or LF that becomes a line end is stuffed like any other (SMTP smuggling).
 """
 
+from collections.abc import Iterable, Iterator
+
 CRLF = b"\r\n"
 
 
@@ -18,6 +20,7 @@ class Unstuffer:
         self._held = eol  # as if a line had ended just before the data; not part of the content
         self._virtual = len(eol)
         self.done = False
+        self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
         """The content in `data`, unstuffed.  When `done` turns true, `rest` is what followed the end."""
@@ -30,6 +33,12 @@ class Unstuffer:
         keep = next((n for n in range(len(self._end) - 1, 0, -1) if buffer.endswith(self._end[:n])), 0)
         self._held = buffer[len(buffer) - keep :]
         return self._release(buffer[: len(buffer) - keep])
+
+    def end(self) -> bytes:
+        """What was held back, where data may also end without its dot.  Raises ValueError within a line of one dot."""
+        if self._held.startswith(self._eol + b"."):
+            raise ValueError("the data ends behind a dot that is neither doubled nor a line")
+        return self._release(self._held)
 
     def _release(self, piece: bytes) -> bytes:
         unstuffed = piece.replace(self._eol + b".", self._eol)
@@ -81,3 +90,13 @@ class Stuffer:
     def end(self) -> bytes:
         """The end of data: a line end where the content lacks its last one, and the dot."""
         return b".\r\n" if self._last == CRLF else b"\r\n.\r\n"
+
+
+def to_lf(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """CRLF content with LF line ends, for what keeps lines the Unix way."""
+    held = b""
+    for piece in pieces:
+        data = held + piece
+        held = b"\r" if data.endswith(b"\r") else b""  # its LF may come with the next piece
+        yield data[: len(data) - len(held)].replace(CRLF, b"\n")
+    yield held
