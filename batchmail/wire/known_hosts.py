@@ -59,9 +59,10 @@ def check_host_key(known: Sequence[KnownKey], files: Sequence[str], name: str, k
     same_type = [key for key in plain if key.key_type == key_type]
     if same_type:
         old = same_type[0]
+        remove = f"ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(old.file)}"
         raise KeyRefused(
             f"THE HOST KEY HAS CHANGED: {shown}, but {old.place} has {fingerprint(old.blob)}; if its operator confirms "
-            f"the new one: ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(old.file)}, then add the line that `batchmail key PEER` prints"
+            f"the new one: {remove}, then add the line that `batchmail key PEER` prints"
         )
     raise KeyRefused(f"unknown host key: {shown}, but {_what_is_known(known, files)}; {_how_to_add(files)}")
 

@@ -108,6 +108,8 @@ class SshStream:
                 self._diagnostics = (self._diagnostics + data)[-_DIAGNOSTIC_OCTETS:]
 
     def _cut(self, error: Exception | None) -> LineError:
+        if self._closed:
+            return LineError(f"the line to {self._connection.to} is closed")
         return LineError(f"the line to {self._connection.to} was cut{reason(error)}")
 
 
@@ -198,7 +200,7 @@ class _Connection:
         self.transport.handshake_timeout = self.transport.channel_timeout = 2 * timeout_s
 
     def agree(self, algorithms: tuple[str, ...], *, only: bool = False) -> None:
-        """Exchange keys; the host is asked to show one of `algorithms`, if it has one, or else not at all."""
+        """Exchange keys; the host is asked to show a key of these algorithms first, or of these `only`."""
         options = self.transport.get_security_options()
         supported = [algorithm for algorithm in options.key_types if algorithm not in {"ssh-rsa", "ssh-dss"}]
         wanted = [algorithm for algorithm in algorithms if algorithm in supported]
@@ -217,7 +219,7 @@ class _Connection:
                 # Something is left to do if the server wants a second factor, which we do not have.
                 return not self.transport.auth_publickey(user, key)
             except paramiko.BadAuthenticationType as error:
-                offered = ", ".join(error.allowed_types)
+                offered = printable(", ".join(error.allowed_types).encode())
                 raise KeyRefused(f"{self.to} lets {user} log in only by {offered}, not with a key") from None
             except paramiko.AuthenticationException:
                 if self.transport.is_active():
