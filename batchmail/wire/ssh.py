@@ -219,8 +219,8 @@ class _Connection:
                 # Something is left to do if the server wants a second factor, which we do not have.
                 return not self.transport.auth_publickey(user, key)
             except paramiko.BadAuthenticationType as error:
-                offered = printable(", ".join(error.allowed_types).encode())
-                raise KeyRefused(f"{self.to} lets {user} log in only by {offered}, not with a key") from None
+                offered = printable(", ".join(error.allowed_types).encode()) or "nothing"
+                raise KeyRefused(f"{self.to} does not let {user} log in with a key; it offers {offered}") from None
             except paramiko.AuthenticationException:
                 if self.transport.is_active():
                     return False

@@ -218,6 +218,13 @@ def test_a_server_that_wants_more_than_a_key_is_not_logged_in_to(sshd, call, kno
         call(far, known_hosts=known_hosts(far.known))
 
 
+@pytest.mark.real
+def test_a_server_that_takes_no_keys(sshd, call, known_hosts, tmp_path):
+    far = sshd({key_of(tmp_path / "me"): ECHO}, more="PubkeyAuthentication no")
+    with pytest.raises(KeyRefused, match="does not let root log in with a key; it offers nothing"):
+        call(far, known_hosts=known_hosts(far.known))
+
+
 def test_without_any_key_no_call_is_made(call, tmp_path):
     with pytest.raises(KeyRefused, match=r"missing cannot be read: No such file.*`batchmail key PEER` makes one"):
         call(Far(1, ""), identities=("missing",))
