@@ -68,6 +68,11 @@ class Reader:
         self._closing = False
         self._reset()
 
+    @property
+    def eol(self) -> bytes:
+        """The input's line end; empty until its first line has shown it."""
+        return self._eol
+
     def receive(self, data: bytes) -> None:
         """More of the input; b"" is its end."""
         if data:

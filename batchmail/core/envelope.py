@@ -82,6 +82,21 @@ def parse_rcpt(line: bytes) -> Recipient:
     return Recipient(address, _parse_parameters(rest, _RCPT_CHECKS, "RCPT"))
 
 
+def split_command(line: bytes, verb: bytes) -> tuple[bytes, bytes]:
+    """Address and parameters, not yet parsed, of a MAIL or RCPT command.  Raises CommandError."""
+    return _parse_path(line, verb, b"FROM:" if verb == b"MAIL" else b"TO:")
+
+
+def parse_mail_parameter(word: bytes) -> Parameter:
+    """One parameter of a MAIL command.  Raises CommandError."""
+    return _parse_parameter(word, _MAIL_CHECKS, "MAIL")
+
+
+def parse_rcpt_parameter(word: bytes) -> Parameter:
+    """One parameter of an RCPT command.  Raises CommandError."""
+    return _parse_parameter(word, _RCPT_CHECKS, "RCPT")
+
+
 def format_mail(sender: bytes, parameters: Parameters) -> bytes:
     """The MAIL command, without its line end."""
     return b" ".join((b"MAIL FROM:<%b>" % sender, *map(bytes, parameters)))
@@ -148,19 +163,24 @@ def _parse_path(line: bytes, verb: bytes, keyword: bytes) -> tuple[bytes, bytes]
 def _parse_parameters(text: bytes, checks: dict[bytes, Check], verb: str) -> Parameters:
     found: dict[bytes, Parameter] = {}
     for word in text.split():
-        match = _PARAMETER.match(word)
-        if not match:
-            raise CommandError(501, "5.5.4", f"malformed {verb} parameter {_show(word)}")
-        parameter = Parameter(match[1], match[2])
-        check = checks.get(parameter.name)
-        if check is None:
-            raise CommandError(555, "5.5.4", f"{verb} parameter {_show(parameter.name)} cannot be carried")
+        parameter = _parse_parameter(word, checks, verb)
         if parameter.name in found:
             raise CommandError(501, "5.5.4", f"{verb} parameter {_show(parameter.name)} stands twice")
-        if not check(parameter.value):
-            raise CommandError(501, "5.5.4", f"bad value in {_show(word)}")
         found[parameter.name] = parameter
     return tuple(found.values())
+
+
+def _parse_parameter(word: bytes, checks: dict[bytes, Check], verb: str) -> Parameter:
+    match = _PARAMETER.match(word)
+    if not match:
+        raise CommandError(501, "5.5.4", f"malformed {verb} parameter {_show(word)}")
+    parameter = Parameter(match[1], match[2])
+    check = checks.get(parameter.name)
+    if check is None:
+        raise CommandError(555, "5.5.4", f"{verb} parameter {_show(parameter.name)} cannot be carried")
+    if not check(parameter.value):
+        raise CommandError(501, "5.5.4", f"bad value in {_show(word)}")
+    return parameter
 
 
 def _printable_xtext(value: bytes | None) -> bool:

@@ -9,10 +9,11 @@ import re
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: sorts as it counts
 SEQ_MAX = 2**53 - 1
 
-_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\Z")
-_STREAM = re.compile(r"[0-9A-HJKMNP-TV-Z]{16}\Z")
-_PEER = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}\Z")
-_SITE = re.compile(r"(?=.{1,255}\Z)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*\Z")
+# Compiled when first used: the pipe door starts once per message.
+_ID = r"[0-7][0-9A-HJKMNP-TV-Z]{25}\Z"
+_STREAM = r"[0-9A-HJKMNP-TV-Z]{16}\Z"
+_PEER = r"[a-z0-9][a-z0-9._-]{0,99}\Z"
+_SITE = r"(?=.{1,255}\Z)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*\Z"
 
 
 def _base32(number: int, length: int) -> str:
@@ -31,24 +32,32 @@ def make_id(now_ms: int, random: bytes) -> str:
     return _base32(now_ms, 10) + _base32(int.from_bytes(random, "big"), 16)
 
 
+def next_id(identifier: str, steps: int) -> str:
+    """The ID `steps` further on: transactions of one input follow each other."""
+    number = 0
+    for digit in identifier:
+        number = number * 32 + ALPHABET.index(digit)
+    return _base32(number + steps, 26)
+
+
 def make_stream(random: bytes) -> str:
     """The name of a stream of numbered files, from 10 octets of randomness."""
     return _base32(int.from_bytes(random, "big"), 16)
 
 
 def is_id(text: str) -> bool:
-    return _ID.match(text) is not None
+    return re.match(_ID, text) is not None
 
 
 def is_stream(text: str) -> bool:
-    return _STREAM.match(text) is not None
+    return re.match(_STREAM, text) is not None
 
 
 def is_peer(text: str) -> bool:
     """A peer's name, as it stands in the configuration and in paths: lower case, no leading dot."""
-    return _PEER.match(text) is not None
+    return re.match(_PEER, text) is not None
 
 
 def is_site(text: str) -> bool:
     """A site's name: a host name, ASCII letters, digits, hyphens and dots."""
-    return _SITE.match(text) is not None
+    return re.match(_SITE, text) is not None

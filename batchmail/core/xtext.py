@@ -2,18 +2,19 @@
 
 import re
 
-_TO_ESCAPE = re.compile(rb"[^!-*,-<>-~]")
-_XTEXT = re.compile(rb"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*\Z")
-_HEXCHAR = re.compile(rb"\+([0-9A-F]{2})")
+# Compiled when first used (re keeps them): the pipe door starts once per message and may need none.
+_TO_ESCAPE = rb"[^!-*,-<>-~]"
+_XTEXT = rb"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*\Z"
+_HEXCHAR = rb"\+([0-9A-F]{2})"
 
 
 def encode(octets: bytes) -> bytes:
     """The shortest xtext of any octets."""
-    return _TO_ESCAPE.sub(lambda m: b"+%02X" % m[0][0], octets)
+    return re.sub(_TO_ESCAPE, lambda m: b"+%02X" % m[0][0], octets)
 
 
 def decode(text: bytes) -> bytes:
     """The octets behind xtext.  Raises ValueError when it is not xtext."""
-    if not _XTEXT.match(text):
+    if not re.match(_XTEXT, text):
         raise ValueError(f"not xtext: {text[:100]!r}")
-    return _HEXCHAR.sub(lambda m: bytes([int(m[1], 16)]), text)
+    return re.sub(_HEXCHAR, lambda m: bytes([int(m[1], 16)]), text)

@@ -52,12 +52,18 @@ class Draft:
 
         When this returns a power cut cannot undo it.  A crash before the link
         leaves a draft, one after it a spare link: the sweep of `tmp` removes both.
+        Where the name cannot be synced it is taken back, for the answer will be no.
         """
         if self._fd >= 0:
             self.sync()
         os.link(self.path, final)
-        sync_dir(os.path.dirname(final))
-        self.discard()
+        try:
+            sync_dir(os.path.dirname(final))
+        except OSError:
+            retire(final)
+            raise
+        with contextlib.suppress(OSError):  # the answer is yes from here on
+            self.discard()
 
     def discard(self) -> None:
         """Throw the draft away; also fine after `publish`."""
@@ -74,6 +80,11 @@ class Draft:
         self.discard()
 
 
+def sync_fd(fd: int) -> None:
+    """Put a file that is being written on stable storage as far as it is."""
+    os.fsync(fd)
+
+
 def sync_dir(path: str) -> None:
     """Put a directory's names on stable storage."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -84,7 +95,7 @@ def sync_dir(path: str) -> None:
 
 
 def make_dir(path: str, mode: int = 0o700) -> None:
-    """Make a directory, and its parents, if missing; each name is durable when this returns."""
+    """Make a directory, and its parents, if missing; each name made here is durable when this returns."""
     with contextlib.suppress(FileExistsError):
         try:
             os.mkdir(path, mode)
@@ -94,11 +105,37 @@ def make_dir(path: str, mode: int = 0o700) -> None:
         sync_dir(os.path.dirname(path))
 
 
-def publish_dir(draft: str, final: str) -> None:
-    """Give a directory of synced files its final name at once; `final` must not exist."""
-    sync_dir(draft)
-    os.rename(draft, final)
-    sync_dir(os.path.dirname(final))
+def publish_all(members: list[tuple[Draft, str]], final: str) -> None:
+    """Give synced drafts their names in a new directory, all at once: it is filled beside them and renamed.
+
+    Raises FileExistsError when `final` holds something already.  A crash before
+    the rename leaves a bundle beside the drafts, one after it spare links: the sweep removes them.
+    """
+    if not members:
+        return
+    bundle = f"{members[0][0].path}.d"
+    os.mkdir(bundle, 0o700)
+    try:
+        for draft, name in members:
+            os.link(draft.path, f"{bundle}/{name}")
+        sync_dir(bundle)
+        try:
+            os.rename(bundle, final)
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), final) from None
+            raise
+    except OSError:
+        retire_tree(bundle)
+        raise
+    try:
+        sync_dir(os.path.dirname(final))
+    except OSError:
+        retire_tree(final)
+        raise
+    for draft, _ in members:
+        with contextlib.suppress(OSError):  # the answer is yes from here on
+            draft.discard()
 
 
 def replace(tmp_dir: str, path: str, data: bytes) -> None:
@@ -117,17 +154,24 @@ def adopt(path: str, final: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    with contextlib.suppress(FileExistsError):  # linked before a crash
-        os.link(path, final)
+    _link(path, final)
     sync_dir(os.path.dirname(final))
     retire(path)
 
 
 def move(path: str, final: str) -> None:
-    """Move a durable file to another directory; a crash in between leaves both names or one, never none."""
-    os.link(path, final)
+    """Move a durable file to another directory; a crash in between leaves both names, never none.  Then do it again."""
+    _link(path, final)
     sync_dir(os.path.dirname(final))
-    os.unlink(path)
+    retire(path)
+
+
+def _link(path: str, final: str) -> None:
+    try:
+        os.link(path, final)
+    except FileExistsError:
+        if not os.path.samefile(path, final):  # else linked before a crash
+            raise
 
 
 def mark(target: str, path: str) -> None:
@@ -153,6 +197,18 @@ def retire_dir(path: str) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
             raise
+
+
+def retire_tree(path: str) -> None:
+    """Remove a directory of files, or a file."""
+    try:
+        names = os.listdir(path)
+    except NotADirectoryError:
+        retire(path)
+        return
+    for name in names:
+        retire(f"{path}/{name}")
+    retire_dir(path)
 
 
 class Lock:
@@ -183,12 +239,17 @@ class Lock:
             self._fd = -1
 
 
+def free_octets(path: str) -> int:
+    """What may still be written on the file system of `path`."""
+    room = os.statvfs(path)
+    return room.f_bavail * room.f_frsize
+
+
 def check_room(path: str, reserve_octets: int) -> None:
     """Raise SpoolError when less than `reserve_octets` are free on the file system of `path`."""
-    room = os.statvfs(path)
-    free_octets = room.f_bavail * room.f_frsize
-    if free_octets < reserve_octets:
+    free = free_octets(path)
+    if free < reserve_octets:
         raise SpoolError(
-            f"only {free_octets >> 20} MiB free below {path}, less than the reserve of {reserve_octets >> 20} MiB:"
+            f"only {free >> 20} MiB free below {path}, less than the reserve of {reserve_octets >> 20} MiB:"
             " mail is not accepted until there is room"
         )

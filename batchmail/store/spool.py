@@ -11,6 +11,7 @@
 One user owns everything.  Not here: what the configuration says (`cli.config`).
 """
 
+import contextlib
 import os
 import re
 import time
@@ -19,12 +20,12 @@ from typing import NamedTuple
 
 from batchmail.core.errors import SpoolError, UsageError
 from batchmail.core.names import is_peer
-from batchmail.store.durable import make_dir, replace, retire
+from batchmail.store.durable import make_dir, replace, retire, retire_tree
 
 VERSION = 1
 NORMAL_DIR = "09"  # of priority 0
 _DRAFT_LIFE_S = 36 * 3600  # longer than any door or call keeps a draft open
-_NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,254}\Z")
+_NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,246}\Z")  # a file name once `domain.` stands before it
 
 
 class Door(NamedTuple):
@@ -49,8 +50,11 @@ class Spool:
     def _check_owner(self) -> None:
         try:
             owner = os.stat(self.root).st_uid
+        except FileNotFoundError:
+            raise SpoolError(f"no spool at {self.root}: run batchmail setup") from None
         except OSError as error:
-            raise SpoolError(f"no spool at {self.root} ({error.strerror}): run batchmail setup") from None
+            me = user_name(os.geteuid())
+            raise SpoolError(f"the spool {self.root} cannot be reached as {me}: {error.strerror}") from None
         if owner != os.geteuid():
             raise SpoolError(
                 f"the spool {self.root} belongs to {user_name(owner)}, this program runs as {user_name(os.geteuid())}:"
@@ -77,10 +81,11 @@ class Spool:
         return sorted(name for name in os.listdir(f"{self.root}/out") if is_peer(name))
 
     def sweep(self, now_s: float) -> None:
-        """Remove drafts that a crash has left."""
+        """Remove what a crash has left: drafts, and bundles of them."""
         for entry in os.scandir(self.tmp):
-            if entry.stat(follow_symlinks=False).st_mtime < now_s - _DRAFT_LIFE_S:
-                retire(entry.path)
+            with contextlib.suppress(FileNotFoundError):  # a door has just finished with it
+                if entry.stat(follow_symlinks=False).st_mtime < now_s - _DRAFT_LIFE_S:
+                    retire_tree(entry.path)
 
 
 def become_owner(root: str) -> None:
@@ -149,22 +154,26 @@ def set_up_peer(spool: Spool, peer: str) -> None:
 
 
 def find_door(root: str, name: str) -> Door:
-    """The door for a peer's name or a domain.  Raises UsageError-like SpoolError naming the known ones."""
-    wanted = name.lower().rstrip(".")
-    candidates = []
-    if _NAME.match(wanted):
-        candidates = [f"peer.{wanted}", f"domain.{wanted}"]
-        labels = wanted.split(".")
-        candidates += ["below." + ".".join(labels[n:]) for n in range(1, len(labels))]
-    for candidate in [*candidates, "any"]:
+    """The door for a peer's name or a domain.  Raises SpoolError naming the known peers."""
+    for candidate in _candidates(name.lower().rstrip(".")):
         try:
-            with open(f"{root}/doors/{candidate}", encoding="ascii") as file:
-                return _parse_door(file.read(2000), candidate)
+            with open(f"{root}/doors/{candidate}", "rb") as file:
+                return _parse_door(file.read(2000).decode("ascii", "replace"), candidate)
         except FileNotFoundError:
             continue
     known = sorted(name[5:] for name in os.listdir(f"{root}/doors") if name.startswith("peer."))
-    listed = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
+    listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     raise SpoolError(f"no peer {name}; known: {listed or 'none'}; after editing the configuration run batchmail setup")
+
+
+def _candidates(wanted: str) -> list[str]:
+    if not wanted:
+        return []
+    if not _NAME.match(wanted):
+        return ["any"]  # such as an address literal
+    labels = wanted.split(".")
+    above = [".".join(labels[n:]) for n in range(1, len(labels))]
+    return [f"peer.{wanted}", f"domain.{wanted}", *(f"below.{domain}" for domain in above), "any"]
 
 
 def _domain_file(domain: str) -> str:

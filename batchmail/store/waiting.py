@@ -16,15 +16,16 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from typing import NamedTuple
 
 from batchmail.core import entry as entries
+from batchmail.core.digest import sha256
 from batchmail.core.entry import Entry
 from batchmail.core.envelope import Client, Envelope, format_mail, format_rcpt
 from batchmail.core.errors import SpoolError
 from batchmail.core.lines import Stuffer
-from batchmail.store.durable import Draft, make_dir, mark, publish_dir, retire, retire_dir, sync_dir
+from batchmail.core.names import next_id
+from batchmail.store.durable import Draft, make_dir, mark, move, publish_all, retire, retire_dir, sync_dir
 from batchmail.store.spool import NORMAL_DIR, Spool
 
 _BUCKET_LENGTH = 7
@@ -39,17 +40,19 @@ class Waiting(NamedTuple):
     id: str
     text_octets: int
     path: str
+    urgency: str  # the priority's directory: sorts with the most urgent first
 
 
 class Writer:
     """Writes one transaction as a draft: envelope, then content, then its end."""
 
-    def __init__(self, draft: Draft, identifier: str, priority: int, head: bytes, envelope: Envelope):
-        self.id, self.priority, self._draft = identifier, priority, draft
+    def __init__(self, draft: Draft, identifier: str, head: bytes, envelope: Envelope):
+        self._id, self._draft = identifier, draft
         self._stuffer = Stuffer()
         self._digest = sha256()
         self._size_octets = self._text_octets = 0
         self._bits = 7
+        self._recipients = len(envelope.recipients)
         draft.write(head)
         lines = [
             format_mail(envelope.sender, envelope.parameters),
@@ -73,11 +76,13 @@ class Writer:
 
     def end(self) -> tuple[str, str]:
         """Finish and sync the draft: its file name, and the digest of its text."""
-        self._write(self._stuffer.end())
+        closing = self._stuffer.end()
+        self._size_octets += len(closing) - len(b".\r\n")  # the line end that the content lacked
+        self._write(closing)
         digest = self._digest.hexdigest()
-        self._draft.write(entries.tail(self._size_octets, self._text_octets, self._bits, digest))
+        self._draft.write(entries.tail(self._size_octets, self._text_octets, self._bits, self._recipients, digest))
         self._draft.sync()
-        return f"{self.id}.{self._text_octets}.bsmtp", digest
+        return f"{self._id}.{self._text_octets}.bsmtp", digest
 
 
 def priority_dir(priority: int) -> str:
@@ -97,56 +102,66 @@ class WaitingRoom:
         self, identifier: str, now_ms: int, priority: int, queue_id: str, client: Client, envelope: Envelope
     ) -> tuple[Draft, Writer]:
         """Begin a draft."""
-        draft = Draft(self._spool.tmp)
         head = entries.head(now_ms, priority, queue_id, client)
-        return draft, Writer(draft, identifier, priority, head, envelope)
+        draft = Draft(self._spool.tmp)
+        try:
+            return draft, Writer(draft, identifier, head, envelope)
+        except BaseException:
+            draft.discard()
+            raise
 
     def put(self, draft: Draft, name: str, priority: int, offered: str, now_ms: int) -> str:
         """Accept a finished draft: when this returns it is on stable storage.  Returns its ID.
 
         `offered` (hex digits, or empty) names what the MTA offered: the same once
         more gets the first one's name, so a crash or a lost exit status costs no
-        duplicate.  A crash before the link: nothing was accepted.
+        duplicate; its draft is left to the caller.  A crash before the link: nothing was accepted.
         """
         target = f"{priority_dir(priority)}/{name[:_BUCKET_LENGTH]}/{name}"
         if offered:
             target = self._remember(offered, target, now_ms)
         path = f"{self._root}/{target}"
         bucket = os.path.dirname(path)
-        self._ensure_bucket(bucket)
-        with contextlib.suppress(FileExistsError):  # the same offer again, and the first one still waits
+        if offered and self._is_held(os.path.basename(path)):
+            return os.path.basename(path)[:26]
+        try:
             try:
+                self._ensure_bucket(bucket)
                 draft.publish(path)
             except FileNotFoundError:  # the bucket was emptied and removed meanwhile
                 self._ensure_bucket(bucket)
                 draft.publish(path)
-        self._sync_above(bucket)
+        except FileExistsError:  # the same offer again, and the first one still waits
+            sync_dir(bucket)
         return os.path.basename(path)[:26]
 
-    def put_all(self, drafts: list[tuple[Draft, str]], priority: int, offered: str, now_ms: int) -> str:
-        """Accept several finished drafts at once or not at all: a directory of them is renamed into place."""
+    def put_all(self, drafts: list[tuple[Draft, str]], priority: int, offered: str, now_ms: int) -> list[str]:
+        """Accept several finished drafts at once or not at all, as `put`.  Returns their IDs, which follow each other.
+
+        The first one's ID decides the others', so that the same offer once more gets the same IDs.
+        """
         first = drafts[0][1]
         target = f"{priority_dir(priority)}/{first[:_BUCKET_LENGTH]}.{first[:26]}"
         if offered:
             target = self._remember(offered, target, now_ms)
-        bundle = f"{self._spool.tmp}/{os.path.basename(drafts[0][0].path)}.d"
-        os.mkdir(bundle, 0o700)
-        for draft, name in drafts:
-            os.link(draft.path, f"{bundle}/{name}")
-        priority_path = os.path.dirname(f"{self._root}/{target}")
-        make_dir(priority_path)
-        try:
-            publish_dir(bundle, f"{self._root}/{target}")
-        except OSError:
-            if not os.path.isdir(f"{self._root}/{target}"):
-                raise
-            for _, name in drafts:  # the same offer again, and the first one still waits
-                retire(f"{bundle}/{name}")
-            retire_dir(bundle)
-        sync_dir(self._root)
-        for draft, _ in drafts:
-            draft.discard()
-        return first[:26]
+        identifiers = [next_id(target[-26:], step) for step in range(len(drafts))]
+        members = [
+            (draft, identifier + name[26:])
+            for (draft, name), identifier in zip(drafts, identifiers, strict=True)
+            if not (offered and self._is_held(identifier + name[26:]))
+        ]
+        bucket = f"{self._root}/{target}"
+        above = os.path.dirname(bucket)
+        make_dir(above)
+        self._sync_priority(above)
+        with contextlib.suppress(FileExistsError):  # the same offer again, and the first one still waits
+            publish_all(members, bucket)
+        sync_dir(above)
+        return identifiers
+
+    def _is_held(self, name: str) -> bool:
+        """Whether an operator has set aside what is offered once more."""
+        return os.path.exists(f"{self._out}/held/{name}")
 
     def _remember(self, offered: str, target: str, now_ms: int) -> str:
         today = f"{self._out}/offered/{now_ms // _DAY_MS}"
@@ -161,17 +176,15 @@ class WaitingRoom:
         return target
 
     def _ensure_bucket(self, bucket: str) -> None:
-        try:
-            os.mkdir(bucket, 0o700)
-        except FileExistsError:
-            pass
-        except FileNotFoundError:
-            make_dir(bucket)
-
-    def _sync_above(self, bucket: str) -> None:
-        # Whoever made the directory may not have synced it yet, and our yes depends on it.
         above = os.path.dirname(bucket)
+        make_dir(above)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(bucket, 0o700)
+        # Whoever made a directory may not have synced it yet, and our yes depends on it.
         sync_dir(above)
+        self._sync_priority(above)
+
+    def _sync_priority(self, above: str) -> None:
         if not above.endswith(f"/{NORMAL_DIR}"):  # that one was made by setup
             sync_dir(self._root)
 
@@ -183,7 +196,7 @@ class WaitingRoom:
                 for name in _names(path):
                     match = _FILE.match(name)
                     if match:
-                        yield Waiting(match[1], int(match[2]), f"{path}/{name}")
+                        yield Waiting(match[1], int(match[2]), f"{path}/{name}", priority)
 
     def is_empty(self) -> bool:
         return next(self.scan(), None) is None
@@ -195,6 +208,31 @@ class WaitingRoom:
         for bucket in {os.path.dirname(path) for path in paths}:
             if bucket not in self._youngest(os.path.dirname(bucket)):
                 retire_dir(bucket)
+
+    def tidy(self, now_ms: int) -> None:
+        """What nobody waits for: forget old offers, remove buckets that were emptied while they were young."""
+        self.forget_offers(now_ms)
+        for priority in _names(self._root):
+            path = f"{self._root}/{priority}"
+            youngest = self._youngest(path)
+            for bucket in _names(path):
+                if f"{path}/{bucket}" not in youngest:
+                    retire_dir(f"{path}/{bucket}")
+
+    def hold(self, waiting: Waiting) -> None:
+        """Set a transaction aside for an operator."""
+        move(waiting.path, f"{self._out}/held/{os.path.basename(waiting.path)}")
+
+    def hold_text(self, entry: Entry, text: Iterator[bytes]) -> None:
+        """Set aside a transaction that was in a batch."""
+        path = f"{self._out}/held/{entry.id}.{entry.text_octets}.bsmtp"
+        with Draft(self._spool.tmp) as draft:
+            draft.write(entries.head(entry.arrival_ms, entry.priority, entry.queue_id, entry.client))
+            for octets in text:
+                draft.write(octets)
+            draft.write(entries.tail(entry.size_octets, entry.text_octets, entry.bits, entry.recipients, entry.sha256))
+            with contextlib.suppress(FileExistsError):  # done before a crash
+                draft.publish(path)
 
     def _youngest(self, priority_path: str) -> list[str]:
         return [f"{priority_path}/{name}" for name in _names(priority_path)[-_SPARE_BUCKETS:]]
@@ -222,8 +260,11 @@ def read_entry(waiting: Waiting) -> tuple[Entry, Callable[[], Iterator[bytes]]]:
     """
     with open(waiting.path, "rb") as file:
         first = file.read(entries.HEAD_MAX_OCTETS)
-        file.seek(max(0, os.fstat(file.fileno()).st_size - entries.TAIL_OCTETS))
+        size_octets = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size_octets - entries.TAIL_OCTETS))
         entry, offset = entries.parse(waiting.id, first, file.read())
+    if size_octets != offset + entry.text_octets + entries.TAIL_OCTETS:
+        raise SpoolError(f"{waiting.path} is damaged: its length is not what was accepted; batchmail check says more")
     return entry, lambda: _read_text(waiting.path, offset, entry)
 
 

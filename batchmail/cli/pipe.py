@@ -1,0 +1,114 @@
+"""batchmail-pipe: the door that an MTA's pipe transport starts, once per message.
+
+The answer is an exit code and one line on standard error that begins with an
+enhanced status, which Postfix believes over the code.  Only 0 says yes: the
+input was read to its end and all of it is on stable storage.  What will never
+be taken is 65 or 69; everything else, foreseen or not, is 75: the MTA keeps it.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping
+from types import FrameType
+
+from batchmail.cli.pipe_args import Request, parse
+from batchmail.core.errors import BatchmailError, Permanent, Temporary
+from batchmail.core.names import make_id
+from batchmail.flow.accept import CHUNK_OCTETS, Accepted, Intake, Origin, read_batch, read_message
+from batchmail.store.spool import Spool, become_owner, find_door
+from batchmail.wire import maillog
+
+TIME_LIMIT_S = 900  # less than Postfix's command_time_limit of 1000 s, whose end bounces the mail
+_DRAIN_LIMIT_S = 60
+_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM)
+
+
+def main(argv: list[str], environment: Mapping[bytes, bytes]) -> int:
+    """Accept what is on standard input; the exit code."""
+    request: Request | None = None
+    try:
+        for number in _SIGNALS:
+            signal.signal(number, _stop)
+        signal.alarm(TIME_LIMIT_S)
+        os.umask(0o077)
+        maillog.open_log("accept")
+        request = parse(os.path.basename(argv[0]), argv[1:], environment)
+        _accept(request)
+    except Permanent as error:
+        _drain()
+        return _refuse(error.exit_code, error.status, str(error), request)
+    except BatchmailError as error:
+        return _refuse(75, error.status, str(error), request)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _refuse(75, "4.3.1", f"{where}{error.strerror or error}", request)
+    except Exception as error:  # noqa: BLE001  whatever it is, the MTA keeps the mail
+        return _refuse(75, "4.3.0", f"{type(error).__name__}: {error}", request)
+    return 0
+
+
+def _accept(request: Request) -> None:
+    parent = os.getppid()
+    become_owner(request.spool)
+    spool = Spool(request.spool)
+    door = find_door(spool.root, request.to)
+    now_ms = time.time_ns() // 1_000_000
+    intake = Intake(spool, door, request.origin, make_id(now_ms, os.urandom(10)), now_ms)
+    try:
+        if request.message:
+            read_message(_read, intake, request.message)
+        else:
+            read_batch(_read, intake)
+        if os.getppid() != parent:
+            raise Temporary("the program that started this one is gone: its message may be cut short, and nobody waits")
+        _ignore_signals()  # an answer in between would be neither yes nor no
+        accepted = intake.commit()
+    finally:
+        intake.discard()
+    with contextlib.suppress(Exception):  # the answer is yes, whatever becomes of the log
+        _log(door.peer, request.origin, accepted)
+
+
+def _read(limit: int) -> bytes:
+    return os.read(0, limit)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    _ignore_signals()
+    why = f"no end of the message within {TIME_LIMIT_S} s" if number == signal.SIGALRM else signal.Signals(number).name
+    raise Temporary(f"stopped before anything was accepted: {why}")
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _drain() -> None:
+    """Read what is still to come: some writers take a pipe that closes on them for a fault of their own."""
+    signal.signal(signal.SIGALRM, _stop)
+    signal.alarm(_DRAIN_LIMIT_S)
+    with contextlib.suppress(OSError, BatchmailError):
+        while os.read(0, CHUNK_OCTETS):
+            pass
+
+
+def _refuse(exit_code: int, status: str, text: str, request: Request | None) -> int:
+    _ignore_signals()
+    with contextlib.suppress(OSError):
+        os.write(2, f"{status} batchmail-pipe: {maillog.escape(text)}\n".encode())
+    with contextlib.suppress(Exception):
+        maillog.refused(request.to if request else "", request.origin.queue_id if request else "", status, text)
+    return exit_code
+
+
+def _log(peer: str, origin: Origin, accepted: list[Accepted]) -> None:
+    for one in accepted:
+        sender, recipients = one.envelope.sender, len(one.envelope.recipients)
+        maillog.accepted(one.id, peer, sender, recipients, one.size_octets, origin.queue_id, origin.client)
+        if one.bare_cr or one.bare_lf:
+            maillog.line_ends(one.id, one.bare_cr, one.bare_lf)
+        if origin.beside.dropped:
+            maillog.not_carried(one.id, origin.beside.dropped)
