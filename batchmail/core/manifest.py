@@ -53,7 +53,6 @@ class Item(NamedTuple):
 
     entry: Entry
     offset: int  # of its MAIL in the text
-    recipients: int
     lifetime_ms: int  # from arrival, until it is given up
     must: tuple[str, ...] = ()  # keys that a reader has to know to do right by it
 
@@ -83,7 +82,7 @@ def write(head: Head, items: Iterable[Item]) -> Iterator[bytes]:
             "text": entry.text_octets,
             "octets": entry.size_octets,
             "bits": entry.bits,
-            "recipients": item.recipients,
+            "recipients": entry.recipients,
             "sha256": entry.sha256,
         }
         if entry.priority:
@@ -131,6 +130,7 @@ def read_item(line: bytes) -> Item:
         fields.integer("text", 1),
         fields.digest("sha256"),
         fields.integer("bits", 7, 8),
+        fields.integer("recipients", 1, MAX_RECIPIENTS),
         fields.octets("queue_id", default=b"").decode("ascii", "replace"),
         Client(*(fields.octets(key, default=b"") for key in Client._fields)),
     )
@@ -139,7 +139,6 @@ def read_item(line: bytes) -> Item:
     return Item(
         entry,
         fields.integer("offset"),
-        fields.integer("recipients", 1, MAX_RECIPIENTS),
         fields.integer("lifetime"),
         tuple(str(key)[:40] for key in must if key not in _KNOWN),
     )

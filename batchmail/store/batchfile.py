@@ -7,8 +7,10 @@ bounds set before: window, frame size, and the length that was declared.
 """
 
 import io
+import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from hashlib import sha256
 from typing import IO, NamedTuple
 
@@ -25,8 +27,14 @@ _MAGIC = 0x184D2A50
 _MAX_FRAME_OCTETS = 8 << 20  # the manifest, compressed
 _MAX_WINDOW_OCTETS = 8 << 20
 _CHUNK_OCTETS = 1 << 17
-PREFACE = "EHLO {}\r\n"
 CLOSING = b"QUIT\r\n"
+
+Text = Callable[[], Iterator[bytes]]  # a transaction from MAIL to the final dot, in pieces; may be read again
+
+
+def preface(origin: str) -> bytes:
+    """What stands before the first transaction of a batch's text."""
+    return f"EHLO {origin}\r\n".encode()
 
 
 def _compressor(level: int) -> zstandard.ZstdCompressor:
@@ -54,6 +62,10 @@ def unpack(path: str) -> tuple[list[bytes], str]:
     return text.splitlines(keepends=True), sha256(text).hexdigest()
 
 
+def size_octets(path: str) -> int:
+    return os.stat(path).st_size
+
+
 def write_batch(draft: Draft, head: Head, items: list[Item], texts: Iterable[Iterable[bytes]], level: int) -> str:
     """Write a batch, in constant memory; returns its identity."""
     digest = sha256()
@@ -70,7 +82,7 @@ def write_batch(draft: Draft, head: Head, items: list[Item], texts: Iterable[Ite
 
 
 def _text(head: Head, texts: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
-    yield PREFACE.format(head.origin).encode()
+    yield preface(head.origin)
     for text in texts:
         yield from text
     yield CLOSING
@@ -135,6 +147,23 @@ def read_transactions(path: str) -> Iterator[Transaction]:
     for item in items:
         source.skip_to(item.offset)
         yield Transaction(item, source.take(item.entry.text_octets))
+
+
+def excerpt(path: str, items: list[Item], origin: str) -> list[tuple[Item, Text]]:
+    """Some transactions of a batch, in its order, with their offsets in a batch of their own."""
+    found: list[tuple[Item, Text]] = []
+    offset = len(preface(origin))
+    for item in items:
+        found.append((item._replace(offset=offset), partial(_read_one, path, item.entry.id)))
+        offset += item.entry.text_octets
+    return found
+
+
+def _read_one(path: str, identifier: str) -> Iterator[bytes]:
+    for transaction in read_transactions(path):
+        if transaction.item.entry.id == identifier:
+            yield from transaction.text
+            return
 
 
 class _Source:
@@ -229,7 +258,7 @@ class _Frames:
             if self._started >= len(self._items):
                 raise PeerError("the batch's text holds more transactions than its manifest")
             item = self._items[self._started]
-            if event.offset != item.offset or len(event.envelope.recipients) != item.recipients:
+            if event.offset != item.offset or len(event.envelope.recipients) != item.entry.recipients:
                 raise PeerError(f"manifest and text disagree about transaction {item.entry.id}")
             self._started += 1
             self._content_octets = 0

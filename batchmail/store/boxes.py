@@ -17,7 +17,7 @@ from typing import NamedTuple
 from batchmail.core import numbered
 from batchmail.core.errors import PeerError
 from batchmail.core.numbered import Number
-from batchmail.store.durable import Draft, adopt, retire
+from batchmail.store.durable import Draft, adopt, retire, sync_fd
 from batchmail.store.spool import Spool
 
 ENCODING = "zst"  # the file as it lies in the spool
@@ -118,6 +118,7 @@ class Incoming:
             raise PeerError(f"{number.file_name} is to go on at {offset}, but only {size} octets are here")
         os.ftruncate(self._fd, offset)
         self.octets = offset
+        self.expected_octets = 0  # of the whole file, as it was announced
 
     def append(self, data: bytes) -> None:
         view = memoryview(data)
@@ -128,6 +129,9 @@ class Incoming:
 
     def first_octets(self, count: int) -> bytes:
         return os.pread(self._fd, count, 0)
+
+    def sync(self) -> None:
+        sync_fd(self._fd)
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -65,7 +65,8 @@ CREATE INDEX received_open ON received (state) WHERE state = 'custody';
 
 CREATE TABLE in_tx (                 -- transactions of the peer in our custody
   id TEXT PRIMARY KEY, stream TEXT NOT NULL, seq INTEGER NOT NULL,
-  custody_ms INTEGER NOT NULL, arrival_ms INTEGER NOT NULL, lifetime_ms INTEGER NOT NULL,
+  custody_ms INTEGER NOT NULL, arrival_ms INTEGER NOT NULL,
+  expire_ms INTEGER NOT NULL,        -- by our clock
   recipients INTEGER NOT NULL,
   state TEXT NOT NULL,               -- waiting, dot, done
   attempts INTEGER NOT NULL DEFAULT 0, next_ms INTEGER NOT NULL,
@@ -76,7 +77,7 @@ CREATE INDEX in_tx_batch ON in_tx (stream, seq);
 CREATE TABLE in_rcpt (               -- their outcomes
   id TEXT NOT NULL, n INTEGER NOT NULL, action TEXT NOT NULL, code INTEGER NOT NULL, status TEXT NOT NULL,
   text BLOB NOT NULL, mta BLOB NOT NULL, time_ms INTEGER NOT NULL,
-  report TEXT,                       -- the file name of the report that carries it; NULL: not yet
+  report TEXT,                       -- the file name of the report that carries it, NULL: none yet
   acknowledged_ms INTEGER,
   PRIMARY KEY (id, n)) WITHOUT ROWID;
 CREATE INDEX in_rcpt_unreported ON in_rcpt (id) WHERE report IS NULL;
@@ -105,8 +106,8 @@ class Ledger:
         for place in (f"out/{self._peer}/outbox", f"in/{self._peer}/inbox"):
             if os.listdir(f"{self._spool.root}/{place}"):
                 raise SpoolError(
-                    f"the ledger {self.path} is missing, but {place} holds files: what was sent or delivered is not known;"
-                    f" restore it, or say batchmail setup --adopt {self._peer} to begin a new one (mail may come twice)"
+                    f"the ledger {self.path} is missing, but {place} holds files: what was sent or delivered is not"
+                    f" known; restore it, or begin a new one (mail may come twice): batchmail setup --adopt {self._peer}"
                 )
 
     def _create_or_check(self, adopt: bool) -> None:

@@ -36,7 +36,7 @@ class Due(NamedTuple):
     attempts: int
     custody_ms: int
     arrival_ms: int
-    lifetime_ms: int
+    expire_ms: int
 
 
 class Received:
@@ -70,8 +70,11 @@ class Received:
         rows = self._ledger.rows("SELECT identity FROM received WHERE stream = ? AND seq = ?", stream, seq)
         return rows[0][0] if rows else None
 
-    def custody(self, number: Number, identity: str, items: list[Item], now_ms: int) -> None:
-        """The file lies in the inbox.  Idempotent: after a crash it is said again from the file."""
+    def custody(self, number: Number, identity: str, items: list[Item], now_ms: int, ahead_ms: int) -> None:
+        """The file lies in the inbox.  Idempotent: after a crash it is said again from the file.
+
+        `ahead_ms` is how far our clock is ahead of the peer's: the age at custody is by the peer's clock.
+        """
         with self._ledger.transaction():
             self._db.execute("INSERT OR IGNORE INTO heard VALUES (?, 0, ?)", (number.stream, now_ms))
             new = self._db.execute(
@@ -80,16 +83,17 @@ class Received:
             if not new:
                 return
             for item in items:
-                self._take(number, item, now_ms)
+                self._take(number, item, now_ms, ahead_ms)
             self._advance(number.stream)
 
-    def _take(self, number: Number, item: Item, now_ms: int) -> None:
+    def _take(self, number: Number, item: Item, now_ms: int, ahead_ms: int) -> None:
         entry = item.entry
+        expire_ms = entry.arrival_ms + ahead_ms + item.lifetime_ms
         self._db.execute(
-            "INSERT INTO in_tx (id, stream, seq, custody_ms, arrival_ms, lifetime_ms, recipients, state, next_ms)"
+            "INSERT INTO in_tx (id, stream, seq, custody_ms, arrival_ms, expire_ms, recipients, state, next_ms)"
             " VALUES (?,?,?,?,?,?,?,'waiting',?)"
             " ON CONFLICT (id) DO UPDATE SET stream = excluded.stream, seq = excluded.seq",
-            (entry.id, *number[:2], now_ms, entry.arrival_ms, item.lifetime_ms, item.recipients, now_ms),
+            (entry.id, *number[:2], now_ms, entry.arrival_ms, expire_ms, entry.recipients, now_ms),
         )
         self._db.execute("UPDATE in_rcpt SET report = NULL, acknowledged_ms = NULL WHERE id = ?", (entry.id,))
 
@@ -123,7 +127,7 @@ class Received:
     def due(self, number: Number, now_ms: int) -> dict[str, Due]:
         """The transactions of a batch to be replayed now."""
         rows = self._ledger.rows(
-            "SELECT id, recipients, attempts, custody_ms, arrival_ms, lifetime_ms FROM in_tx"
+            "SELECT id, recipients, attempts, custody_ms, arrival_ms, expire_ms FROM in_tx"
             " WHERE stream = ? AND seq = ? AND state <> 'done' AND next_ms <= ?",
             *number[:2],
             now_ms,
@@ -140,12 +144,17 @@ class Received:
         rows = self._ledger.rows("SELECT n, action FROM in_rcpt WHERE id = ?", identifier)
         return {n for n, action in rows if action in FINAL}
 
-    def before_dot(self, identifier: str) -> None:
-        """The final dot is about to be written: synced first, so that a lost reply is known to be in doubt."""
+    def before_dot(self, identifier: str) -> bool:
+        """The final dot is about to be written: synced first, so that a lost reply is known to be in doubt.
+
+        Whether it was written before, and no outcome recorded: the transaction may come twice.
+        """
         with self._ledger.transaction():
+            state = self._ledger.rows("SELECT state FROM in_tx WHERE id = ?", identifier)[0][0]
             self._db.execute(
-                "UPDATE in_tx SET doubtful = doubtful + (state = 'dot'), state = 'dot' WHERE id = ?", (identifier,)
+                "UPDATE in_tx SET doubtful = doubtful + ?, state = 'dot' WHERE id = ?", (state == "dot", identifier)
             )
+        return bool(state == "dot")
 
     def outcomes(self, identifier: str, found: list[Outcome], next_ms: int) -> bool:
         """Record outcomes, synced; whether the transaction has all of its final ones now.
@@ -154,19 +163,13 @@ class Received:
         """
         with self._ledger.transaction():
             for outcome in found:
+                how = "REPLACE" if outcome.action in FINAL else "IGNORE"
                 self._db.execute(
-                    "INSERT INTO in_rcpt VALUES (?,?,?,?,?,?,?,?,NULL,NULL) ON CONFLICT (id, n) DO "
-                    + (
-                        "UPDATE SET action = excluded.action, code = excluded.code, status = excluded.status,"
-                        " text = excluded.text, mta = excluded.mta, time_ms = excluded.time_ms,"
-                        " report = NULL, acknowledged_ms = NULL"
-                        if outcome.action in FINAL
-                        else "NOTHING"
-                    ),
+                    f"INSERT OR {how} INTO in_rcpt VALUES (?,?,?,?,?,?,?,?,NULL,NULL)",  # noqa: S608
                     (identifier, *outcome),
                 )
             recipients = self._ledger.rows("SELECT recipients FROM in_tx WHERE id = ?", identifier)[0][0]
-            done = len(self.finished(identifier)) == recipients
+            done = bool(len(self.finished(identifier)) == recipients)
             self._db.execute(
                 "UPDATE in_tx SET state = ?, attempts = attempts + 1, next_ms = ? WHERE id = ?",
                 ("done" if done else "waiting", next_ms, identifier),
@@ -181,8 +184,8 @@ class Received:
     def unreported(self, most: int) -> list[Reported]:
         """Outcomes that no report carries yet."""
         rows = self._ledger.rows(
-            "SELECT in_rcpt.id, n, action, code, status, text, mta, time_ms, doubtful FROM in_rcpt JOIN in_tx USING (id)"
-            " WHERE report IS NULL ORDER BY in_rcpt.id, n LIMIT ?",
+            "SELECT in_rcpt.id, n, action, code, status, text, mta, time_ms, doubtful"
+            " FROM in_rcpt JOIN in_tx USING (id) WHERE report IS NULL ORDER BY in_rcpt.id, n LIMIT ?",
             most,
         )
         return [Reported(row[0], Outcome(*row[1:8]), bool(row[8])) for row in rows]

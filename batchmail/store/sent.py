@@ -50,7 +50,8 @@ class Sent:
             last = self._db.execute("SELECT MAX(seq) FROM sent WHERE stream = ?", (stream,)).fetchone()[0]
             number = Number(stream, (last or 0) + 1, kind)
             self._db.execute(
-                "INSERT INTO sent (stream, seq, kind, identity, octets, state, sealed_ms) VALUES (?,?,?,'',0,'reserved',?)",
+                "INSERT INTO sent (stream, seq, kind, identity, octets, state, sealed_ms)"
+                " VALUES (?,?,?,'',0,'reserved',?)",
                 (*number, now_ms),
             )
         return number
@@ -67,7 +68,7 @@ class Sent:
                 "INSERT INTO out_tx (id, stream, seq, arrival_ms, recipients, open) VALUES (?,?,?,?,?,?)"
                 " ON CONFLICT (id) DO UPDATE SET stream = excluded.stream, seq = excluded.seq WHERE settled_ms IS NULL",
                 (
-                    (i.entry.id, number.stream, number.seq, i.entry.arrival_ms, i.recipients, i.recipients)
+                    (i.entry.id, number.stream, number.seq, i.entry.arrival_ms, i.entry.recipients, i.entry.recipients)
                     for i in items
                 ),
             )
@@ -113,6 +114,11 @@ class Sent:
             rows = self._ledger.rows("SELECT DISTINCT id FROM in_rcpt WHERE report = ?", number.file_name)
             self._db.execute("UPDATE in_rcpt SET acknowledged_ms = ? WHERE report = ?", (now_ms, number.file_name))
             return [row[0] for row in rows]
+
+    def count_transactions(self, number: Number) -> int:
+        """How many of a batch are not settled."""
+        query = "SELECT COUNT(*) FROM out_tx WHERE stream = ? AND seq = ? AND settled_ms IS NULL"
+        return int(self._ledger.rows(query, *number[:2])[0][0])
 
     def void(self, number: Number) -> Number:
         """The number's file is not to come: its void takes its place."""

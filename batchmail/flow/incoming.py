@@ -1,0 +1,254 @@
+"""The receiving half of a call: partial files, custody, and what is refused.
+
+A thread of its own checks whole files and takes them into custody, so that
+the call goes on meanwhile.  Order: file checked, synced and renamed into the
+inbox, then its rows, then the answer; a crash before the answer costs nothing,
+for the next HELLO gives it.
+"""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from batchmail.core import report
+from batchmail.core.errors import BatchmailError, PeerError
+from batchmail.core.manifest import Head, Item
+from batchmail.core.numbered import BATCH, KINDS, REPORT, REQUEST, Number
+from batchmail.flow.context import Context
+from batchmail.proto.hello import Have, Hello, Limits, PartialFile
+from batchmail.proto.session import Custody, Data, Open, Refuse
+from batchmail.store import batchfile
+from batchmail.store.boxes import ENCODING, Inbox, Incoming
+from batchmail.store.durable import check_room, free_octets
+from batchmail.store.ledger import Ledger
+from batchmail.store.received import Received
+from batchmail.wire import maillog
+
+_SLACK_OCTETS = 1 << 20  # manifest and envelope of one transaction, above its content
+_SMALL_OCTETS = 1 << 20  # reports and requests, which are taken below the reserve too
+
+
+class Answer(NamedTuple):
+    """The custody thread has decided about a file."""
+
+    event: Custody | Refuse
+    number: Number
+
+
+class Arrivals:
+    """What comes from the peer in one call."""
+
+    def __init__(self, context: Context, ledger: Ledger, post: Callable[[Answer], None]):
+        self._context, self._post = context, post
+        self._inbox = Inbox(context.spool, context.peer.name)
+        self._received = Received(ledger)
+        self._coming: dict[tuple[str, int], Incoming] = {}
+        self._manifest_octets: dict[tuple[str, int], int] = {}  # of batches not judged yet
+        self._jobs: queue.SimpleQueue[Incoming | None] = queue.SimpleQueue()
+        self._checking = 0
+        self._thread = threading.Thread(target=self._work, name="batchmail-custody", daemon=True)
+        self._far_site = ""
+        self._ahead_ms = 0
+        self.octets = 0  # of data in this call
+        self.files = 0  # taken into custody
+
+    def recover(self) -> None:
+        """After a crash: rows for files that lie in the inbox, and no files that are done."""
+        live = set()
+        for kind in KINDS:
+            live.update(self._received.in_custody(kind))
+        for number in self._inbox.numbers():
+            if self._received.identity(*number[:2]) is None:
+                with contextlib.suppress(PeerError):
+                    _, items, identity = _check(number, self._inbox.path(number))
+                    self._received.custody(number, identity, items, self._context.now_ms(), 0)
+            elif number not in live:
+                self._inbox.remove(number)
+
+    def have(self) -> tuple[tuple[Have, ...], tuple[PartialFile, ...]]:
+        """For our HELLO."""
+        have = tuple(Have(h.stream, h.up_to, h.identity, tuple(h.beyond)) for h in self._received.having())
+        partial = []
+        for part in self._inbox.partials():
+            if self._received.identity(*part.number[:2]) is not None:
+                self._inbox.drop(part.path)
+            else:
+                partial.append(PartialFile(part.number, part.identity, ENCODING, part.octets, part.digest()))
+        return have, tuple(partial)
+
+    def limits(self) -> Limits:
+        most = self._context.peer.max_message_octets + _SLACK_OCTETS
+        return Limits(most, most, max(0, self._room_octets()))
+
+    def _room_octets(self) -> int:
+        free = free_octets(self._context.spool.root) - self._context.site.reserve_octets
+        return min(free, self._context.peer.quota_octets - self._inbox.octets())
+
+    def greet(self, hello: Hello) -> None:
+        """The peer's HELLO has come; its files may."""
+        self._far_site = hello.site
+        self._ahead_ms = self._context.now_ms() - hello.clock_ms
+        self._thread.start()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._coming and not self._checking
+
+    def open(self, event: Open) -> Custody | Refuse | None:
+        """A file is announced: the answer, when there is one already."""
+        number, key = event.number, event.number[:2]
+        had = self._received.identity(*key)
+        if had is not None:
+            if had != event.identity:
+                raise PeerError(f"{number.file_name} is not the file of that number that we have: see batchmail status")
+            return Custody(*key)
+        refusal = self._refuse_now(event)
+        if refusal:
+            return refusal
+        if key in self._coming:
+            self._coming.pop(key).close()
+        incoming = self._inbox.begin(number, event.identity, event.offset)
+        self._coming[key] = incoming
+        incoming.expected_octets = event.octets
+        if number.kind == BATCH:
+            self._manifest_octets[key] = 0
+        if event.offset == event.octets:
+            self._check_later(incoming)
+        return None
+
+    def _refuse_now(self, event: Open) -> Refuse | None:
+        number = event.number
+        if event.encoding != ENCODING:
+            return Refuse(*number[:2], False, f"encoding {event.encoding} is not known here")
+        if event.octets > (self.limits().file_octets if number.kind == BATCH else _SMALL_OCTETS):
+            return Refuse(*number[:2], True, f"{event.octets} octets are more than is taken here")
+        if number.kind == BATCH and event.octets > self._room_octets():
+            maillog.trouble(self._context.peer.name, f"no room for {number.file_name} of {event.octets} octets")
+            return Refuse(*number[:2], False, "no room here now")
+        return None
+
+    def data(self, event: Data) -> Refuse | None:
+        """A piece of an open file."""
+        key = (event.stream, event.seq)
+        incoming = self._coming.get(key)
+        self.octets += len(event.octets)
+        if incoming is None:
+            return None
+        try:
+            incoming.append(event.octets)
+        except OSError as error:  # the disk is full: this direction stops, the other goes on
+            maillog.trouble(self._context.peer.name, f"{incoming.number.file_name} cannot be written: {error.strerror}")
+            self._coming.pop(key).close()
+            self._manifest_octets.pop(key, None)
+            return Refuse(*key, False, "it cannot be stored here now")
+        if key in self._manifest_octets:
+            try:
+                self._judge(incoming)
+            except PeerError as error:
+                return self._give_up(incoming, str(error))
+        if incoming.octets == incoming.expected_octets:
+            self._check_later(incoming)
+        return None
+
+    def _give_up(self, incoming: Incoming, why: str) -> Refuse:
+        key = incoming.number[:2]
+        del self._coming[key]
+        self._manifest_octets.pop(key, None)
+        incoming.close()
+        self._inbox.drop(incoming.path)
+        maillog.refused_file(incoming.number.file_name, self._context.peer.name, True, why)
+        return Refuse(*key, True, why)
+
+    def _judge(self, incoming: Incoming) -> None:
+        """Look at the manifest as soon as it is here: the sender is stopped early."""
+        key = incoming.number[:2]
+        needed = self._manifest_octets[key]
+        if not needed and incoming.octets >= 8:
+            needed = batchfile.manifest_octets(incoming.first_octets(8)) or 8
+            self._manifest_octets[key] = needed
+        if needed and incoming.octets >= needed:
+            head, items = batchfile.read_manifest(incoming.path)
+            self._judge_manifest(incoming.number, head, items)
+            del self._manifest_octets[key]
+
+    def _judge_manifest(self, number: Number, head: Head, items: list[Item]) -> None:
+        me, largest = self._context.site.name, self.limits().transaction_octets
+        if (head.stream, head.seq) != number[:2]:
+            raise PeerError(f"the batch sent as {number.file_name} says it is {head.stream}.{head.seq}")
+        if (head.origin, head.destination) != (self._far_site, me):
+            raise PeerError(
+                f"the batch goes from {head.origin} to {head.destination}, not from {self._far_site} to {me}"
+            )
+        for item in items:
+            if item.entry.text_octets > largest:
+                raise PeerError(f"transaction {item.entry.id} of {item.entry.text_octets} octets is too large here")
+
+    def _check_later(self, incoming: Incoming) -> None:
+        del self._coming[incoming.number[:2]]
+        self._manifest_octets.pop(incoming.number[:2], None)
+        incoming.close()
+        self._checking += 1
+        self._jobs.put(incoming)
+
+    def answered(self, answer: Answer) -> None:
+        """The custody thread's answer has been seen by the call."""
+        self._checking -= 1
+        if isinstance(answer.event, Custody):
+            self.files += 1
+
+    # -- the custody thread -------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        ledger = self._context.open_ledger()
+        received = Received(ledger)
+        while (incoming := self._jobs.get()) is not None:
+            self._post(Answer(self._take(incoming, received), incoming.number))
+        ledger.close()
+
+    def _take(self, incoming: Incoming, received: Received) -> Custody | Refuse:
+        number, peer = incoming.number, self._context.peer.name
+        try:
+            head, items, identity = _check(number, incoming.path)
+            if identity != incoming.identity:
+                raise PeerError(f"{number.file_name} is not what was announced: its identity differs")
+            if head is not None:
+                self._judge_manifest(number, head, items)
+        except PeerError as error:
+            self._inbox.drop(incoming.path)
+            maillog.refused_file(number.file_name, peer, True, str(error))
+            return Refuse(*number[:2], True, str(error))
+        try:
+            if number.kind == BATCH:
+                check_room(self._context.spool.root, self._context.site.reserve_octets)
+            self._inbox.take(incoming)
+            received.custody(number, identity, items, self._context.now_ms(), self._ahead_ms)
+        except (OSError, BatchmailError) as error:
+            maillog.refused_file(number.file_name, peer, False, str(error))
+            return Refuse(*number[:2], False, "it cannot be stored here now")
+        maillog.custody(number.file_name, peer, incoming.octets)
+        return Custody(*number[:2])
+
+    def close(self) -> None:
+        """The call is over: partial files stay as they are, synced."""
+        for incoming in self._coming.values():
+            incoming.sync()
+            incoming.close()
+        self._jobs.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+
+def _check(number: Number, path: str) -> tuple[Head | None, list[Item], str]:
+    """Check a whole file; its identity, and of a batch head and transactions.  Raises PeerError."""
+    if number.kind == BATCH:
+        return batchfile.check_batch(path)
+    lines, identity = batchfile.unpack(path)
+    if number.kind == REPORT:
+        report.read_report(number, lines)
+    elif number.kind == REQUEST:
+        report.read_request(number, lines)
+    else:
+        report.read_void(number, lines)
+    return None, [], identity

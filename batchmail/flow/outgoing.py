@@ -1,0 +1,245 @@
+"""The sending half of a call: which numbered file goes next, from which octet, and what its answer means.
+
+Reports and requests go first, then batches; a large one yields to a more
+urgent one between frames.  Where the far side stands is known from its HELLO.
+"""
+
+import os
+
+from batchmail.core.errors import PeerError
+from batchmail.core.numbered import BATCH, Number
+from batchmail.flow.context import Context
+from batchmail.flow.seal import Sealer
+from batchmail.proto.hello import Hello, PartialFile
+from batchmail.proto.session import Custody, Data, Open, Refuse
+from batchmail.store.boxes import ENCODING, Outbox, digest_of
+from batchmail.store.ledger import Ledger
+from batchmail.store.sent import Sent, SentFile
+from batchmail.wire import maillog
+
+_CUTS_TO_REFUSAL = 3
+_MAX_UNANSWERED = 32  # files sent whole and not answered yet
+
+
+class _Sending:
+    """A file under way."""
+
+    def __init__(self, file: SentFile, path: str, offset: int):
+        self.file, self.offset = file, offset
+        self.opened = False
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    @property
+    def left_octets(self) -> int:
+        return self.file.octets - self.offset
+
+    @property
+    def turn(self) -> tuple[bool, bool, str, int]:
+        number = self.file.number
+        return number.kind == BATCH, self.left_octets > (1 << 20), number.stream, number.seq
+
+    def read(self, octets: int) -> Data:
+        data = os.pread(self._fd, octets, self.offset)
+        if not data:
+            raise PeerError(f"{self.file.number.file_name} in the outbox is shorter than it was sealed")
+        piece = Data(*self.file.number[:2], self.offset, data)
+        self.offset += len(data)
+        return piece
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Outgoing:
+    """What goes to the peer in one call."""
+
+    def __init__(self, context: Context, ledger: Ledger, sealer: Sealer):
+        self._context, self._sealer = context, sealer
+        self._sent = Sent(ledger)
+        self._ledger = ledger
+        self._outbox = Outbox(context.spool, context.peer.name)
+        self._hello: Hello | None = None
+        self._queue: list[_Sending] = []
+        self._unanswered: dict[tuple[str, int], SentFile] = {}
+        self._refused: set[tuple[str, int]] = set()  # "later": not tried again within the call
+        self._look = True  # something may wait that was not seen yet
+        self.stopped = ""  # why nothing is sent in this call, for the operator
+        self.files = self.transactions = 0  # that the peer took custody of
+
+    def has_nothing(self) -> bool:
+        """Before the peer's HELLO: whether there is nothing at all to send."""
+        return not self._sent.files("sealed") and not self._sealer.has_waiting()
+
+    def greet(self, hello: Hello) -> None:
+        """The peer's HELLO: compare memories, take note of what it has, go on where it stands."""
+        self.stopped = self._compare(hello)
+        if self.stopped:
+            maillog.trouble(self._context.peer.name, self.stopped)
+            return
+        self._hello = hello
+        have = {stream: hello.of_stream(stream) for stream in {f.number.stream for f in self._sent.files("sealed")}}
+        for file in self._sent.files("sealed"):
+            if have[file.number.stream].holds(file.number.seq):
+                self._take_custody(file)
+            elif file.cuts >= _CUTS_TO_REFUSAL and file.number.kind == BATCH:
+                self._sealer.reseal(file, hello.site, f"{file.cuts} calls ended while the peer was checking it")
+            else:
+                self._enqueue(file)
+        for file in self._sent.files("sealed"):  # what was just sealed again
+            if not self._is_known(file):
+                self._enqueue(file)
+
+    def _is_known(self, file: SentFile) -> bool:
+        key = (file.number.stream, file.number.seq)
+        return key in self._unanswered or any(s.file.number == file.number for s in self._queue)
+
+    def _compare(self, hello: Hello) -> str:
+        """Why this direction has to stop: what the peer says of our stream cannot be, or has been different."""
+        stream = self._ledger.stream
+        have = hello.of_stream(stream)
+        peer, last = self._context.peer.name, self._sent.last_seq(stream)
+        if have.last > last:
+            return (
+                f"{hello.site} has file {have.last} of ours, we know of {last}: this spool has gone back (a restored"
+                f" backup?); say batchmail setup --adopt {peer} to send what is unsettled under a new stream"
+            )
+        ours = self._sent.file(stream, have.up_to)
+        if have.up_to and (ours is None or ours.identity != have.identity):
+            return (
+                f"{hello.site} has another file {have.up_to} than we sealed: one of the spools is a copy or a restored"
+                f" backup; nothing is sent until batchmail setup --adopt {peer} begins a new stream"
+            )
+        lost = [
+            f.number.seq
+            for f in self._sent.files("custody")
+            if not hello.of_stream(f.number.stream).holds(f.number.seq)
+        ]
+        if lost:
+            return (
+                f"{hello.site} no longer has {len(lost)} batches that it took ({lost[0]} the first): its spool was lost"
+                f" or restored; nothing is sent until batchmail resend {peer} says what is to be sent again"
+            )
+        return ""
+
+    def _enqueue(self, file: SentFile) -> None:
+        path = self._outbox.path(file.number)
+        self._queue.append(_Sending(file, path, self._resume_at(file, path)))
+
+    def _resume_at(self, file: SentFile, path: str) -> int:
+        partial = next((p for p in self._partials() if p.number == file.number), None)
+        if partial is None or (partial.identity, partial.encoding) != (file.identity, ENCODING):
+            return 0
+        if partial.octets > file.octets or digest_of(path, partial.octets) != partial.digest:
+            return 0
+        return partial.octets
+
+    def _partials(self) -> tuple[PartialFile, ...]:
+        return self._hello.partial if self._hello else ()
+
+    # -- what is sent -------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Something may wait: new mail, or outcomes."""
+        self._look = True
+
+    def next_events(self, octets: int, frame_octets: int) -> list[Open | Data]:
+        """What to send now, at most `octets` of data."""
+        events: list[Open | Data] = []
+        if self._hello is None:
+            return events
+        if self._look:
+            self._refill()
+        while self._queue:
+            sending = min(self._queue, key=lambda s: s.turn)
+            if not sending.opened:
+                file = sending.file
+                sending.opened = True
+                events.append(Open(file.number, file.identity, ENCODING, file.octets, sending.offset))
+            if sending.left_octets and octets <= 0:
+                break
+            if sending.left_octets:
+                events.append(sending.read(min(frame_octets, octets)))
+                octets -= len(events[-1].octets) if isinstance(events[-1], Data) else 0
+            if not sending.left_octets:
+                self._queue.remove(sending)
+                sending.close()
+                self._unanswered[sending.file.number[:2]] = sending.file
+                self._refill()
+        return events
+
+    def _refill(self) -> None:
+        """Seal what waits, when little is left to send of what was sealed."""
+        hello = self._hello
+        if hello is None or len(self._unanswered) >= _MAX_UNANSWERED:
+            return
+        while (number := self._sealer.seal_report()) is not None:
+            self._enqueue_number(number)
+        if any(sending.file.number.kind == BATCH for sending in self._queue):
+            return
+        number = self._sealer.seal_batch(hello.site, hello.limits.transaction_octets)
+        if number is None:
+            self._look = False
+        else:
+            self._enqueue_number(number)
+
+    def _enqueue_number(self, number: Number) -> None:
+        file = self._sent.file(*number[:2])
+        if file is not None:
+            self._enqueue(file)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing to send and nothing to be answered."""
+        return bool(self.stopped) or not (self._queue or self._unanswered or self._look)
+
+    @property
+    def left_octets(self) -> int:
+        return sum(sending.left_octets for sending in self._queue)
+
+    # -- what is answered ---------------------------------------------------------------------------------------
+
+    def custody(self, event: Custody) -> None:
+        """The far side has a file."""
+        file = self._answered(event.stream, event.seq)
+        if file is not None:
+            self._take_custody(file)
+            self._look = True
+
+    def refuse(self, event: Refuse) -> None:
+        """The far side does not take a file."""
+        file = self._answered(event.stream, event.seq)
+        if file is None or self._hello is None:
+            return
+        maillog.refused_file(file.number.file_name, self._context.peer.name, event.for_good, event.text)
+        if event.for_good and file.number.kind == BATCH:
+            self._sealer.reseal(file, self._hello.site, event.text)
+            for fresh in self._sent.files("sealed"):
+                if not self._is_known(fresh) and fresh.number[:2] not in self._refused:
+                    self._enqueue(fresh)
+        else:
+            self._refused.add(file.number[:2])
+
+    def _answered(self, stream: str, seq: int) -> SentFile | None:
+        for sending in self._queue:
+            if sending.file.number[:2] == (stream, seq):
+                self._queue.remove(sending)
+                sending.close()
+                return sending.file
+        return self._unanswered.pop((stream, seq), None)
+
+    def _take_custody(self, file: SentFile) -> None:
+        """Their custody: a batch stays until it is settled; of the others nothing is left to do."""
+        self._sent.custody(file.number, self._context.now_ms())
+        self.files += 1
+        if file.number.kind == BATCH:
+            self.transactions += self._sent.count_transactions(file.number)
+        else:
+            self._outbox.remove(file.number)
+
+    def close(self, cut: bool) -> None:
+        """The call is over; `cut`: not by agreement, so a file that may have broken the far side is counted."""
+        for sending in self._queue:
+            sending.close()
+        if cut:
+            for file in self._unanswered.values():
+                self._sent.count_cut(file.number)

@@ -1,0 +1,200 @@
+"""Seal: from the waiting room, or from outcomes, to numbered files in the outbox.
+
+Done within a call, just ahead of the line, by the holder of the peer's line.
+The order of each sealing, and what a crash after each step costs (nothing):
+number reserved, a gap that `recover` fills with a void; file published, its
+row is made again from the file; row written, the waiting files are known for
+leftovers; waiting files removed.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from batchmail.core import manifest, report
+from batchmail.core.errors import SpoolError
+from batchmail.core.manifest import Head, Item
+from batchmail.core.numbered import BATCH, REPORT, VOID, Number
+from batchmail.core.report import Reported, Request
+from batchmail.flow.context import Context
+from batchmail.store import batchfile
+from batchmail.store.batchfile import Text
+from batchmail.store.boxes import Outbox
+from batchmail.store.durable import Draft
+from batchmail.store.ledger import Ledger
+from batchmail.store.received import Received
+from batchmail.store.sent import Sent, SentFile
+from batchmail.store.waiting import Waiting, WaitingRoom, read_entry
+from batchmail.wire import maillog
+
+_LOOK_AHEAD = 2000  # names looked at, to put small ones first
+_MAX_REPORT = 2000  # outcomes in one report
+
+
+class _Loaded(NamedTuple):
+    waiting: Waiting
+    item: Item
+    text: Text
+
+
+class Sealer:
+    """Seals for one peer."""
+
+    def __init__(self, context: Context, ledger: Ledger):
+        self._context = context
+        self._room = WaitingRoom(context.spool, context.peer.name)
+        self._outbox = Outbox(context.spool, context.peer.name)
+        self._sent = Sent(ledger)
+        self._received = Received(ledger)
+
+    def has_waiting(self) -> bool:
+        return not self._room.is_empty()
+
+    def seal_batch(self, far_site: str, largest_octets: int) -> Number | None:
+        """The next batch, or None when nothing waits.  A transaction above `largest_octets` is held."""
+        while chosen := self._choose(largest_octets):
+            loaded = list(self._load(chosen))
+            if not loaded:
+                continue
+            number = self._write_batch(far_site, [(one.item, one.text) for one in loaded])
+            self._room.remove([one.waiting.path for one in loaded])
+            return number
+        return None
+
+    def _choose(self, largest_octets: int) -> list[Waiting]:
+        """Most urgent and oldest first, small first within what was looked at; leftovers are removed."""
+        seen: list[Waiting] = []
+        for waiting in self._room.scan():
+            if waiting.text_octets > largest_octets:
+                self._hold(waiting, f"{waiting.text_octets} octets, the peer takes {largest_octets}")
+                continue
+            seen.append(waiting)
+            if len(seen) == _LOOK_AHEAD:
+                break
+        leftovers = self._sent.sealed_ids([waiting.id for waiting in seen])
+        self._room.remove([waiting.path for waiting in seen if waiting.id in leftovers])
+        most = self._context.peer.batch_octets
+        fresh = sorted(
+            (waiting for waiting in seen if waiting.id not in leftovers),
+            key=lambda waiting: (waiting.urgency, waiting.text_octets > most, waiting.id),
+        )
+        chosen: list[Waiting] = []
+        total = 0
+        for waiting in fresh:
+            total += waiting.text_octets
+            if chosen and (total > most or waiting.urgency != chosen[0].urgency):
+                break
+            chosen.append(waiting)
+        return chosen
+
+    def _load(self, chosen: list[Waiting]) -> Iterator[_Loaded]:
+        offset = len(batchfile.preface(self._context.site.name))
+        for waiting in chosen:
+            try:
+                entry, text = read_entry(waiting)
+                for _ in text():  # what is damaged must not be found when half of the batch is written
+                    pass
+            except SpoolError as error:
+                self._hold(waiting, str(error))
+                continue
+            yield _Loaded(waiting, Item(entry, offset, self._context.peer.lifetime_ms), text)
+            offset += entry.text_octets
+
+    def _hold(self, waiting: Waiting, why: str) -> None:
+        self._room.hold(waiting)
+        maillog.held(waiting.id, self._context.peer.name, why)
+
+    def _write_batch(self, far_site: str, members: list[tuple[Item, Text]]) -> Number:
+        now_ms = self._context.now_ms()
+        number = self._sent.reserve(BATCH, now_ms)
+        items = [item for item, _ in members]
+        length = items[-1].offset + items[-1].entry.text_octets + len(batchfile.CLOSING)
+        origin, reads = self._context.site.name, (manifest.VERSION,)
+        head = Head(number.stream, number.seq, origin, far_site, reads, now_ms, len(items), length)
+        with Draft(self._context.spool.tmp) as draft:
+            texts = (text() for _, text in members)
+            identity = batchfile.write_batch(draft, head, items, texts, self._context.peer.level)
+            self._outbox.publish(draft, number)
+        self._sent.seal(number, identity, draft.size_octets, items)
+        maillog.sealed(number.file_name, self._context.peer.name, len(items), length, draft.size_octets)
+        for item in items:
+            maillog.in_batch(item.entry.id, self._context.peer.name, number.file_name)
+        return number
+
+    def seal_report(self) -> Number | None:
+        """The outcomes that no report carries yet, or None."""
+        rows = self._received.unreported(_MAX_REPORT)
+        if not rows:
+            return None
+        number = self._write_lines(self._sent.reserve(REPORT, self._context.now_ms()), rows)
+        self._received.reported(number, rows)
+        self._seal_lines(number)
+        return number
+
+    def _write_lines(self, number: Number, rows: Iterable[Reported | Request]) -> Number:
+        lines = report.write(number, self._context.site.name, self._context.now_ms(), rows)
+        packed, _ = batchfile.pack(lines)
+        with Draft(self._context.spool.tmp) as draft:
+            draft.write(packed)
+            self._outbox.publish(draft, number)
+        return number
+
+    def _seal_lines(self, number: Number) -> None:
+        path = self._outbox.path(number)
+        _, identity = batchfile.unpack(path)
+        self._sent.seal(number, identity, batchfile.size_octets(path))
+
+    # -- after a crash, and after a refusal ---------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Bring ledger and outbox together, by the holder of the line, before anything is sent."""
+        there = {(number.stream, number.seq): number for number in self._outbox.numbers()}
+        for file in self._sent.files("reserved"):
+            number = there.get((file.number.stream, file.number.seq))
+            if number is None or number.kind != file.number.kind:
+                self._fill_gap(file.number, number)
+            else:
+                self._seal_again(number)
+        live = {(f.number.stream, f.number.seq): f.number for f in self._sent.files("sealed", "custody")}
+        for key, number in there.items():
+            if live.get(key, number).kind != number.kind or key not in live:
+                self._outbox.remove(number)
+
+    def _seal_again(self, number: Number) -> None:
+        path = self._outbox.path(number)
+        if number.kind == BATCH:
+            _, items, identity = batchfile.check_batch(path)
+            self._sent.seal(number, identity, batchfile.size_octets(path), items)
+            return
+        if number.kind == REPORT:
+            lines, _ = batchfile.unpack(path)
+            self._received.reported(number, report.read_report(number, lines))
+        self._seal_lines(number)
+
+    def _fill_gap(self, number: Number, leftover: Number | None) -> None:
+        """A number whose file will never come gets a void; what it had been to carry is sealed under another."""
+        if leftover is not None and leftover.kind != VOID:
+            self._outbox.remove(leftover)
+        if leftover is None or leftover.kind != VOID:
+            self._write_lines(self._sent.void(number), [])
+        self._seal_lines(number._replace(kind=VOID))
+
+    def reseal(self, file: SentFile, far_site: str, why: str) -> None:
+        """The peer refused a batch for good: seal its transactions in halves; hold the one that is refused alone.
+
+        The new batches are whole before the old number is voided, so a crash in between leaves every
+        transaction in a batch; the ledger says in which.
+        """
+        path = self._outbox.path(file.number)
+        _, items = batchfile.read_manifest(path)
+        middle = len(items) // 2
+        if not middle:
+            self._hold_from_batch(path, items[0], why)
+        else:
+            for part in (items[:middle], items[middle:]):
+                self._write_batch(far_site, batchfile.excerpt(path, part, self._context.site.name))
+        self._fill_gap(self._sent.void(file.number), file.number)
+
+    def _hold_from_batch(self, path: str, item: Item, why: str) -> None:
+        self._room.hold_text(item.entry, next(batchfile.read_transactions(path)).text)
+        self._sent.forget([item.entry.id])
+        maillog.held(item.entry.id, self._context.peer.name, why)

@@ -1,0 +1,58 @@
+"""A transaction out of its text: the envelope, and the content to be read as often as needed."""
+
+from collections.abc import Iterable, Iterator
+
+from batchmail.core import bsmtp
+from batchmail.core.envelope import Envelope
+from batchmail.core.errors import SpoolError
+from batchmail.store.spill import Spill
+
+MAX_HEADER_OCTETS = 256 << 10  # looked at for loops and non-ASCII octets
+
+
+class Transaction:
+    """An envelope with its content; a context manager, since large content lies in a draft."""
+
+    def __init__(self, text: Iterable[bytes], tmp_dir: str):
+        """Read `text` from MAIL to the final dot."""
+        self._spill = Spill(tmp_dir)
+        self.header = b""
+        self.eightbit = False
+        self.envelope = self._read(text)
+        end = self.header.find(b"\r\n\r\n")
+        if end >= 0:
+            self.header = self.header[: end + 2]
+
+    def _read(self, text: Iterable[bytes]) -> Envelope:
+        reader = bsmtp.Reader(b"\r\n")
+        envelope = None
+        for octets in text:
+            reader.receive(octets)
+            while (event := reader.next_event()) is not None:
+                if isinstance(event, bsmtp.Start):
+                    envelope = event.envelope
+                elif isinstance(event, bsmtp.Content):
+                    self._take(event.octets)
+        if envelope is None:
+            raise SpoolError("a transaction's text holds no envelope")
+        return envelope
+
+    def _take(self, octets: bytes) -> None:
+        self._spill.write(octets)
+        self.eightbit = self.eightbit or not octets.isascii()
+        if len(self.header) < MAX_HEADER_OCTETS:
+            self.header += octets[: MAX_HEADER_OCTETS - len(self.header)]
+
+    @property
+    def size_octets(self) -> int:
+        return self._spill.size_octets
+
+    def content(self) -> Iterator[bytes]:
+        """CRLF content, not stuffed."""
+        return self._spill.read()
+
+    def __enter__(self) -> "Transaction":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spill.discard()

@@ -1,0 +1,109 @@
+"""One pass of all that is due for a peer on this side: settle, replay; and a thread that does it during a call."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+from batchmail.core.errors import BatchmailError, LineError
+from batchmail.flow.context import Context
+from batchmail.flow.delivery import Target
+from batchmail.flow.replay import Progress, Replayer
+from batchmail.flow.settle import Settler
+from batchmail.flow.target import open_target, parse_target
+from batchmail.store.durable import Lock
+from batchmail.store.ledger import Ledger
+from batchmail.wire import maillog
+
+
+@contextlib.contextmanager
+def _replay_lock(context: Context) -> Iterator[bool]:
+    """One at a time talks to the target for a peer; whether it is us."""
+    lock = Lock(f"{context.spool.root}/lock/{context.peer.name}.replay")
+    try:
+        yield lock.acquire()
+    finally:
+        lock.close()
+
+
+def work_once(
+    context: Context, ledger: Ledger, target: Target, progress: Progress, stopped: Callable[[], bool]
+) -> LineError | None:
+    """Settle and replay what is due; returns why the target took nothing, if so.
+
+    When another process is at it, that one does it.
+    """
+    with _replay_lock(context) as ours:
+        if not ours:
+            return None
+        replayer = Replayer(context, ledger, target, progress)
+        settler = Settler(context, ledger, target)
+        settler.sweep()
+        down = None
+        for step in (settler.run, replayer.run):
+            try:
+                step(stopped)
+            except LineError as error:
+                down = error
+                maillog.target_down(context.peer.name, str(error))
+        replayer.let_go()
+        return down
+
+
+class Worker:
+    """Works in a thread while a call goes on; `changed` is called when there may be outcomes to report."""
+
+    def __init__(self, context: Context, progress: Progress, changed: Callable[[], None]):
+        self._context, self._progress, self._changed = context, progress, changed
+        self._kicked = threading.Event()
+        self._stopped = threading.Event()
+        self._idle = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="batchmail-replay", daemon=True)
+        self.error: BatchmailError | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def kick(self) -> None:
+        """Something is due: files have come."""
+        self._idle.clear()
+        self._kicked.set()
+
+    @property
+    def is_idle(self) -> bool:
+        return self._idle.is_set() or not self._thread.is_alive()
+
+    def stop(self, wait: bool) -> None:
+        """End the thread; when not told to wait for what is due, after the transaction at hand."""
+        if wait:
+            self._idle.wait()
+        self._stopped.set()
+        self._kicked.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BatchmailError as error:
+            self.error = error
+            maillog.trouble(self._context.peer.name, str(error))
+        finally:
+            self._idle.set()
+            self._changed()
+
+    def _work(self) -> None:
+        context = self._context
+        ledger = context.open_ledger()
+        target = open_target(parse_target(context.peer.target), context.site.name, context.now_ms, context.spool.tmp)
+        try:
+            while not self._stopped.is_set():
+                self._kicked.clear()
+                work_once(context, ledger, target, self._progress, self._stopped.is_set)
+                if not self._kicked.is_set():
+                    target.close()
+                    self._idle.set()
+                    self._changed()
+                self._kicked.wait()
+        finally:
+            target.close()
+            ledger.close()

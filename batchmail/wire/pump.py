@@ -1,0 +1,89 @@
+"""Two threads around a stream, so that no read ever waits for a write."""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from batchmail.core.errors import LineError
+from batchmail.wire.stream import Stream
+
+_READ_OCTETS = 64 << 10
+_MAX_UNREAD = 32  # pieces that the reader hands over before it waits
+
+
+class Octets(NamedTuple):
+    """The stream gave these."""
+
+    data: bytes
+
+
+class Ended(NamedTuple):
+    """The stream is at its end, or broke."""
+
+    error: LineError | None
+
+
+class Drained(NamedTuple):
+    """What was given to the writer is written."""
+
+
+class Pump:
+    """Posts what a stream gives, writes what it is given; `post` is called from the two threads."""
+
+    def __init__(self, stream: Stream, post: Callable[[Octets | Ended | Drained], None]):
+        self._stream, self._post = stream, post
+        self._unread = threading.BoundedSemaphore(_MAX_UNREAD)
+        self._out: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._pending_octets = 0
+        self._threads = [
+            threading.Thread(target=work, name=f"batchmail-{work.__name__.strip('_')}", daemon=True)
+            for work in (self._read, self._write)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pending_octets(self) -> int:
+        """Given to the writer and not written yet."""
+        with self._lock:
+            return self._pending_octets
+
+    def write(self, data: bytes) -> None:
+        with self._lock:
+            self._pending_octets += len(data)
+        self._out.put(data)
+
+    def taken(self) -> None:
+        """An Octets was dealt with; the reader may go on."""
+        self._unread.release()
+
+    def finish(self, timeout_s: float) -> None:
+        """Write what is left, as far as it goes in that time, and close the stream."""
+        self._out.put(None)
+        self._threads[1].join(timeout_s)
+        self._stream.close()
+
+    def _read(self) -> None:
+        try:
+            while data := self._stream.read(_READ_OCTETS):
+                self._unread.acquire()
+                self._post(Octets(data))
+            self._post(Ended(None))
+        except LineError as error:
+            self._post(Ended(error))
+
+    def _write(self) -> None:
+        try:
+            while (data := self._out.get()) is not None:
+                self._stream.write(data)
+                with self._lock:
+                    self._pending_octets -= len(data)
+                    drained = not self._pending_octets
+                if drained:
+                    self._post(Drained())
+        except LineError as error:
+            self._post(Ended(error))
