@@ -1,0 +1,102 @@
+# `make` alone says what there is.  Everything a developer needs lands in .venv and .cache of the checkout.
+
+PREFIX ?= /usr
+DESTDIR ?=
+SPOOL ?= /var/spool/batchmail
+ifndef PYTHON
+PYTHON := $(shell for p in /usr/bin/python3 /usr/bin/python3.1[1-9] python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
+endif
+
+BIN = $(DESTDIR)$(PREFIX)/bin
+LIB = $(DESTDIR)$(PREFIX)/lib/batchmail
+MAN = $(DESTDIR)$(PREFIX)/share/man
+DOC = $(DESTDIR)$(PREFIX)/share/doc/batchmail
+UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
+SYSUSERS = $(DESTDIR)$(PREFIX)/lib/sysusers.d
+TMPFILES = $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
+
+PROGRAMS = $(wildcard bin/batchmail*)
+MODULES = $(shell find batchmail -name '*.py')
+LINKS = bsmtp uux rmail
+PAGES = $(wildcard man/*.[1-8])
+UNIT_FILES = $(wildcard contrib/systemd/*.service contrib/systemd/*.timer contrib/systemd/*.socket contrib/systemd/*.path)
+DOC_FILES = $(wildcard README.md contrib/batchmail.toml)
+
+RUNTIME_STAMP = .venv/runtime
+TOOLS_STAMP = .venv/tools
+VENV = PYTHON="$(PYTHON)" sh .ci/venv
+
+.PHONY: help demo test lint bench install uninstall clean python
+help:
+	@echo 'make demo        show the main job end to end: no root, no mail server, no sshd'
+	@echo 'make test        lint, then all tests; real servers are fetched where that is possible'
+	@echo 'make lint        ruff and mypy'
+	@echo 'make bench       measure'
+	@echo 'make install     PREFIX=$(PREFIX), DESTDIR, PYTHON=$(PYTHON)'
+	@echo 'make uninstall   remove what install put there; a spool is left alone'
+	@echo 'make clean       remove .venv, caches and unpacked servers'
+
+demo: $(RUNTIME_STAMP)
+	@.venv/bin/python bin/batchmail demo
+
+test: $(TOOLS_STAMP) lint
+	.venv/bin/python -m tests.servers.packages
+	.venv/bin/python -m pytest $(PYTEST)
+
+lint: $(TOOLS_STAMP)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: $(TOOLS_STAMP)
+	.venv/bin/python -m bench
+
+$(RUNTIME_STAMP): pyproject.toml | python
+	@$(VENV) .venv && touch $@
+
+$(TOOLS_STAMP): pyproject.toml | python
+	@$(VENV) .venv test lint && touch $@ $(RUNTIME_STAMP)
+
+python:
+	@[ -n "$(PYTHON)" ] || { echo 'batchmail needs Python 3.11 or later: apt-get install python3 python3-venv, or make PYTHON=/path/to/it' >&2; exit 1; }
+
+install: python
+	install -d '$(BIN)' '$(LIB)' '$(DOC)'
+	set -e; for file in $(MODULES); do install -D -p -m 644 "$$file" '$(LIB)'/"$$file"; done
+	'$(PYTHON)' -m compileall -q -f $(if $(DESTDIR),-s '$(DESTDIR)') '$(LIB)/batchmail'
+	set -e; for file in $(PROGRAMS); do target='$(BIN)'/"$${file##*/}"; \
+		sed '1s|^#!.*python3[^ ]*|#!$(PYTHON)|' "$$file" >"$$target"; chmod 755 "$$target"; done
+	set -e; for name in $(LINKS); do ln -sfn ../../bin/batchmail-pipe '$(LIB)'/"$$name"; done
+	set -e; for page in $(PAGES); do install -D -m 644 "$$page" '$(MAN)'/man"$${page##*.}/$${page##*/}"; done
+	set -e; for file in $(UNIT_FILES); do install -d '$(UNITS)'; target='$(UNITS)'/"$${file##*/}"; \
+		sed 's|/usr/bin/batchmail|$(PREFIX)/bin/batchmail|g' "$$file" >"$$target"; chmod 644 "$$target"; done
+	set -e; for file in $(wildcard contrib/sysusers.d/*.conf); do install -D -m 644 "$$file" '$(SYSUSERS)'/"$${file##*/}"; done
+	set -e; for file in $(wildcard contrib/tmpfiles.d/*.conf); do install -D -m 644 "$$file" '$(TMPFILES)'/"$${file##*/}"; done
+	set -e; for file in $(DOC_FILES); do install -m 644 "$$file" '$(DOC)'; done
+ifeq ($(DESTDIR),)
+	@echo
+	@echo 'Installed.  Next:'
+	@echo '  systemd-sysusers && systemd-tmpfiles --create    the account batchmail, and $(SPOOL)'
+	@echo '  write /etc/batchmail/batchmail.toml              see batchmail.toml(5)'
+	@echo '  batchmail setup && batchmail check               then the mail server: see $(PREFIX)/share/doc/batchmail/README.md'
+endif
+
+uninstall:
+	rm -f $(foreach file,$(PROGRAMS),'$(BIN)/$(notdir $(file))')
+	rm -f $(foreach name,$(LINKS),'$(LIB)/$(name)')
+	rm -rf '$(LIB)/batchmail'
+	for page in $(PAGES); do rm -f '$(MAN)'/man"$${page##*.}/$${page##*/}"; done
+	rm -f $(foreach file,$(UNIT_FILES),'$(UNITS)/$(notdir $(file))')
+	rm -f $(foreach file,$(wildcard contrib/sysusers.d/*.conf),'$(SYSUSERS)/$(notdir $(file))')
+	rm -f $(foreach file,$(wildcard contrib/tmpfiles.d/*.conf),'$(TMPFILES)/$(notdir $(file))')
+	rm -f $(foreach file,$(DOC_FILES),'$(DOC)/$(notdir $(file))')
+	for place in '$(LIB)' '$(DOC)'; do [ ! -d "$$place" ] || rmdir --ignore-fail-on-non-empty "$$place"; done
+	@if [ -d '$(DESTDIR)$(SPOOL)' ]; then \
+		waiting=$$(find '$(DESTDIR)$(SPOOL)' \( -name '*.bsmtp' -o -path '*/outbox/*' -o -path '*/inbox/*' \) -type f | wc -l); \
+		echo "The spool $(DESTDIR)$(SPOOL) is left as it is; files in it that hold mail or its fate: $$waiting."; \
+	fi
+
+clean:
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache build
+	find . -name __pycache__ -prune -exec rm -rf {} +
