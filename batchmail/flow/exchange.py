@@ -235,7 +235,8 @@ class Call:
         elif isinstance(event, Received):
             self._pace.acknowledged(event.octets, time.monotonic())
         elif isinstance(event, Custody):
-            self._outgoing.custody(event)
+            if self._outgoing.custody(event):
+                self._worker.kick()
         elif isinstance(event, Refuse):
             self._outgoing.refuse(event)
         elif isinstance(event, Ping):

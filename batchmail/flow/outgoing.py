@@ -7,7 +7,7 @@ urgent one between frames.  Where the far side stands is known from its HELLO.
 import os
 
 from batchmail.core.errors import PeerError
-from batchmail.core.numbered import BATCH, Number
+from batchmail.core.numbered import BATCH, REPORT, Number
 from batchmail.flow.context import Context
 from batchmail.flow.seal import Sealer
 from batchmail.proto.hello import Hello, PartialFile
@@ -198,12 +198,14 @@ class Outgoing:
 
     # -- what is answered ---------------------------------------------------------------------------------------
 
-    def custody(self, event: Custody) -> None:
-        """The far side has a file."""
+    def custody(self, event: Custody) -> bool:
+        """The far side has a file; whether that may let something go here (a report was acknowledged)."""
         file = self._answered(event.stream, event.seq)
-        if file is not None:
-            self._take_custody(file)
-            self._look = True
+        if file is None:
+            return False
+        self._take_custody(file)
+        self._look = True
+        return file.number.kind == REPORT
 
     def refuse(self, event: Refuse) -> None:
         """The far side does not take a file."""

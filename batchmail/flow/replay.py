@@ -36,6 +36,7 @@ class Replayer:
         self._context, self._target = context, target
         self._received = Received(ledger)
         self._inbox = Inbox(context.spool, context.peer.name)
+        self._origin = ledger.fact("peer_site") or context.peer.name
         self._progress = progress
         self._done = self._octets = 0
 
@@ -83,8 +84,7 @@ class Replayer:
 
     def _delivery(self, entry: Entry, recipients: list[int], transaction: Transaction) -> Delivery:
         me, now_ms = self._context.site.name, self._context.now_ms()
-        origin = self._context.peer.site or self._context.peer.name
-        line = trace.received(origin, me, entry.id, entry.client, now_ms)
+        line = trace.received(self._origin, me, entry.id, entry.client, now_ms)
 
         def content() -> Iterator[bytes]:
             yield line

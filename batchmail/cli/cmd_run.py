@@ -1,0 +1,51 @@
+"""batchmail run: one pass of all that is due on this side."""
+
+import click
+
+from batchmail.cli import start
+from batchmail.cli.config import find_peer
+from batchmail.cli.progress import ProgressLine
+from batchmail.flow.context import Context
+from batchmail.flow.target import open_target, parse_target
+from batchmail.flow.work import work_once
+from batchmail.store.received import Received
+from batchmail.store.sent import Sent
+from batchmail.store.waiting import WaitingRoom
+from batchmail.wire import maillog
+
+
+@click.command("run", short_help="Do what is due here: replay, settle, notify, prune.")
+@click.option("--peer", "names", multiple=True, metavar="PEER", help="For this peer only; may be repeated.")
+@click.pass_obj
+def command(config_file: str | None, names: tuple[str, ...]) -> int:
+    """One pass of all that is due: replay what came, retry, settle what was reported, notify senders, prune.
+
+    Exits with 75 when a target took nothing; it is tried again at the next pass.
+    """
+    site, path = start.load(config_file)
+    peers = [find_peer(site, name, path) for name in names] or list(site.peers.values())
+    spool = start.set_up(site)
+    maillog.open_log("run")
+    worst = 0
+    for peer in peers:
+        worst = max(worst, _run(start.context(site, spool, peer)))
+    return worst
+
+
+def _run(context: Context) -> int:
+    shown = ProgressLine(context.peer.name)
+    ledger = context.open_ledger()
+    target = open_target(parse_target(context.peer.target), context.site.name, context.now_ms, context.spool.tmp)
+    try:
+        down = work_once(context, ledger, target, shown.replay, lambda: False)
+        before_ms = context.now_ms() - context.peer.remember_ms
+        Sent(ledger).prune(before_ms)
+        Received(ledger).prune(before_ms)
+        WaitingRoom(context.spool, context.peer.name).tidy(context.now_ms())
+    finally:
+        shown.end()
+        target.close()
+        ledger.close()
+    if down:
+        click.echo(f"batchmail: {context.peer.name}: {down}", err=True)
+    return 75 if down else 0

@@ -1,0 +1,68 @@
+"""What every program does first: configuration, owner, spool, clock, randomness; and last: the exit code."""
+
+import os
+import pwd
+import sys
+import time
+
+from batchmail.cli import config
+from batchmail.core.errors import BatchmailError, ConfigError, SpoolError
+from batchmail.core.settings import Peer, Site
+from batchmail.flow.context import Context
+from batchmail.store import spool as spools
+from batchmail.store.spool import Door, Spool
+
+
+def now_ms() -> int:
+    """The time of day, milliseconds UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def set_up(site: Site) -> Spool:
+    """Make what is missing of the spool, as its owner; returns it open.
+
+    Started as root, the program is the owner from here on: of an existing
+    spool its owner, of a new one the configured user.
+    """
+    os.umask(0o077)
+    if os.geteuid() == 0 and not os.path.exists(site.spool):
+        _make_spool_dir(site)
+    spools.become_owner(site.spool)
+    try:
+        spools.set_up(site.spool, ((_door(site, peer), peer.domains) for peer in site.peers.values()))
+        return Spool(site.spool)
+    except OSError as error:
+        raise SpoolError(f"the spool {site.spool} cannot be set up: {error}") from None
+
+
+def _make_spool_dir(site: Site) -> None:
+    try:
+        account = pwd.getpwnam(site.user)
+    except KeyError:
+        raise ConfigError(
+            f"there is no account {site.user} to own {site.spool}: make install and systemd-sysusers make it,"
+            f" or: useradd --system --user-group --home-dir {site.spool} --shell /bin/sh {site.user}"
+        ) from None
+    os.makedirs(site.spool, mode=0o700)
+    os.chown(site.spool, account.pw_uid, account.pw_gid)
+
+
+def _door(site: Site, peer: Peer) -> Door:
+    return Door(peer.name, site.name, peer.max_message_octets, site.reserve_octets, site.odd_octets)
+
+
+def context(site: Site, spool: Spool, peer: Peer) -> Context:
+    """What the steps are given."""
+    return Context(spool, site, peer, now_ms, os.urandom)
+
+
+def load(option: str | None) -> tuple[Site, str]:
+    """The configuration and where it was read."""
+    path = config.config_path(option)
+    return config.load(path), path
+
+
+def fail(program: str, error: BatchmailError) -> int:
+    """Say an error on standard error; returns the exit code."""
+    print(f"{program}: {error}", file=sys.stderr)
+    return error.exit_code
