@@ -62,18 +62,19 @@ python:
 	@[ -n "$(PYTHON)" ] || { echo 'batchmail needs Python 3.11 or later: apt-get install python3 python3-venv, or make PYTHON=/path/to/it' >&2; exit 1; }
 
 install: python
-	install -d '$(BIN)' '$(LIB)' '$(DOC)'
-	set -e; for file in $(MODULES); do install -D -p -m 644 "$$file" '$(LIB)'/"$$file"; done
-	'$(PYTHON)' -m compileall -q -f $(if $(DESTDIR),-s '$(DESTDIR)') '$(LIB)/batchmail'
-	set -e; for file in $(PROGRAMS); do target='$(BIN)'/"$${file##*/}"; \
+	@echo 'Installing below $(DESTDIR)$(PREFIX), to be run by $(PYTHON)'
+	@install -d '$(BIN)' '$(LIB)' '$(DOC)'
+	@set -e; for file in $(MODULES); do install -D -p -m 644 "$$file" '$(LIB)'/"$$file"; done
+	@'$(PYTHON)' -m compileall -q -f $(if $(DESTDIR),-s '$(DESTDIR)') '$(LIB)/batchmail'
+	@set -e; for file in $(PROGRAMS); do target='$(BIN)'/"$${file##*/}"; \
 		sed '1s|^#!.*python3[^ ]*|#!$(PYTHON)|' "$$file" >"$$target"; chmod 755 "$$target"; done
-	set -e; for name in $(LINKS); do ln -sfn ../../bin/batchmail-pipe '$(LIB)'/"$$name"; done
-	set -e; for page in $(PAGES); do install -D -m 644 "$$page" '$(MAN)'/man"$${page##*.}/$${page##*/}"; done
-	set -e; for file in $(UNIT_FILES); do install -d '$(UNITS)'; target='$(UNITS)'/"$${file##*/}"; \
+	@set -e; for name in $(LINKS); do ln -sfn ../../bin/batchmail-pipe '$(LIB)'/"$$name"; done
+	@set -e; for page in $(PAGES); do install -D -m 644 "$$page" '$(MAN)'/man"$${page##*.}/$${page##*/}"; done
+	@set -e; for file in $(UNIT_FILES); do install -d '$(UNITS)'; target='$(UNITS)'/"$${file##*/}"; \
 		sed 's|/usr/bin/batchmail|$(PREFIX)/bin/batchmail|g' "$$file" >"$$target"; chmod 644 "$$target"; done
-	set -e; for file in $(wildcard contrib/sysusers.d/*.conf); do install -D -m 644 "$$file" '$(SYSUSERS)'/"$${file##*/}"; done
-	set -e; for file in $(wildcard contrib/tmpfiles.d/*.conf); do install -D -m 644 "$$file" '$(TMPFILES)'/"$${file##*/}"; done
-	set -e; for file in $(DOC_FILES); do install -m 644 "$$file" '$(DOC)'; done
+	@set -e; for file in $(wildcard contrib/sysusers.d/*.conf); do install -D -m 644 "$$file" '$(SYSUSERS)'/"$${file##*/}"; done
+	@set -e; for file in $(wildcard contrib/tmpfiles.d/*.conf); do install -D -m 644 "$$file" '$(TMPFILES)'/"$${file##*/}"; done
+	@set -e; for file in $(DOC_FILES); do install -m 644 "$$file" '$(DOC)'; done
 ifeq ($(DESTDIR),)
 	@echo
 	@echo 'Installed.  Next:'
@@ -83,15 +84,15 @@ ifeq ($(DESTDIR),)
 endif
 
 uninstall:
-	rm -f $(foreach file,$(PROGRAMS),'$(BIN)/$(notdir $(file))')
-	rm -f $(foreach name,$(LINKS),'$(LIB)/$(name)')
-	rm -rf '$(LIB)/batchmail'
-	for page in $(PAGES); do rm -f '$(MAN)'/man"$${page##*.}/$${page##*/}"; done
-	rm -f $(foreach file,$(UNIT_FILES),'$(UNITS)/$(notdir $(file))')
-	rm -f $(foreach file,$(wildcard contrib/sysusers.d/*.conf),'$(SYSUSERS)/$(notdir $(file))')
-	rm -f $(foreach file,$(wildcard contrib/tmpfiles.d/*.conf),'$(TMPFILES)/$(notdir $(file))')
-	rm -f $(foreach file,$(DOC_FILES),'$(DOC)/$(notdir $(file))')
-	for place in '$(LIB)' '$(DOC)'; do [ ! -d "$$place" ] || rmdir --ignore-fail-on-non-empty "$$place"; done
+	@rm -f $(foreach file,$(PROGRAMS),'$(BIN)/$(notdir $(file))')
+	@rm -f $(foreach name,$(LINKS),'$(LIB)/$(name)')
+	@rm -rf '$(LIB)/batchmail'
+	@for page in $(PAGES); do rm -f '$(MAN)'/man"$${page##*.}/$${page##*/}"; done
+	@rm -f $(foreach file,$(UNIT_FILES),'$(UNITS)/$(notdir $(file))')
+	@rm -f $(foreach file,$(wildcard contrib/sysusers.d/*.conf),'$(SYSUSERS)/$(notdir $(file))')
+	@rm -f $(foreach file,$(wildcard contrib/tmpfiles.d/*.conf),'$(TMPFILES)/$(notdir $(file))')
+	@rm -f $(foreach file,$(DOC_FILES),'$(DOC)/$(notdir $(file))')
+	@for place in '$(LIB)' '$(DOC)'; do [ ! -d "$$place" ] || rmdir --ignore-fail-on-non-empty "$$place"; done
 	@if [ -d '$(DESTDIR)$(SPOOL)' ]; then \
 		waiting=$$(find '$(DESTDIR)$(SPOOL)' \( -name '*.bsmtp' -o -path '*/outbox/*' -o -path '*/inbox/*' \) -type f | wc -l); \
 		echo "The spool $(DESTDIR)$(SPOOL) is left as it is; files in it that hold mail or its fate: $$waiting."; \

@@ -9,14 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import pytest
 import zstandard
 
 from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim
-from tests.servers.host import Factory, Unavailable, open_directory, readable_by_all
+from tests.servers.host import Factory, Installed, Unavailable, open_directory, readable_by_all
 from tests.servers.link import Link
 from tests.servers.packages import CHECKOUT
 from tests.servers.postfix import Postfix
@@ -25,25 +25,6 @@ from tests.servers.smtp_log import SmtpLog
 from tests.servers.sshd import Sshd
 
 Started = TypeVar("Started")
-PIPE_NAMES = ("batchmail-pipe", "bsmtp", "uux", "rmail")
-
-
-class Installed(NamedTuple):
-    """The programs as `make install` puts them, below a directory that every account can enter.
-
-    Started by its own first line a program runs for any account, with a Python that all can read.
-    `command` runs it with the interpreter and the libraries of the tests, for their own user.
-    """
-
-    bin: str
-    lib: str
-
-    def program(self, name: str) -> str:
-        """The path of a program, or of a link that gives the pipe another grammar."""
-        return os.path.join(self.bin if name.startswith("batchmail") else self.lib, name)
-
-    def command(self, name: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-IS" if name in PIPE_NAMES else "-I", self.program(name), *arguments]
 
 
 def unavailable(reason: object) -> NoReturn:

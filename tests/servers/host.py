@@ -8,6 +8,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from functools import cache
 from typing import NamedTuple, Protocol, TypeVar
 
 LOOPBACK = "127.0.0.1"
+PIPE_NAMES = ("batchmail-pipe", "bsmtp", "uux", "rmail")
 Made = TypeVar("Made", covariant=True)
 
 
@@ -34,6 +36,24 @@ class Delivered(NamedTuple):
     sender: bytes
     recipients: tuple[bytes, ...]
     content: bytes
+
+
+class Installed(NamedTuple):
+    """The programs as `make install` puts them, below a directory that every account can enter.
+
+    Started by its own first line a program runs for any account, with a Python that all can read.
+    `command` runs it with the interpreter and the libraries of the tests, for their own user.
+    """
+
+    bin: str
+    lib: str
+
+    def program(self, name: str) -> str:
+        """The path of a program, or of a link that gives the pipe another grammar."""
+        return os.path.join(self.bin if name.startswith("batchmail") else self.lib, name)
+
+    def command(self, name: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-IS" if name in PIPE_NAMES else "-I", self.program(name), *arguments]
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ import pytest
 from tests.servers.daemon import Daemon
 from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim, pipe_router, pipe_transport
-from tests.servers.host import LOOPBACK, Delivered, Factory, answers, wait_until
+from tests.servers.host import LOOPBACK, Delivered, Factory, Installed, answers, readable_by_all, wait_until
 from tests.servers.link import Direction, Link
 from tests.servers.packages import _package_names
 from tests.servers.postfix import Postfix
@@ -376,3 +376,13 @@ def test_answers_only_where_somebody_listens() -> None:
 )
 def test_the_package_of_a_library(library: str, package: str) -> None:
     assert package in _package_names(library)
+
+
+def test_installed_programs_are_for_every_account(installed: Installed) -> None:
+    for name in ("batchmail-pipe", "bsmtp", "uux", "rmail"):
+        program = installed.program(name)
+        assert readable_by_all(program)
+        with open(program) as file:
+            interpreter, flags = file.readline().removeprefix("#!").split()
+        assert readable_by_all(interpreter)
+        assert flags == "-IS"
