@@ -149,7 +149,7 @@ class Call:
         self._pump.start()
         self._pump.write(self._session.start(hello))
         if self._outgoing.has_nothing() and not self._unreported.has_unreported():
-            self._send(Done())
+            self._send(Done(self._session.opens_received))
         threading.Thread(target=self._listen, name="batchmail-bell", daemon=True).start()
         self._worker.start()
         self._worker.kick()
@@ -319,7 +319,7 @@ class Call:
         if self._hello is None or not self._is_idle():
             return None
         if session.ours == frames.READY:
-            self._send(Done())
+            self._send(Done(self._session.opens_received))
         if self._role == CALLER and session.ours == session.theirs == frames.DONE and not options.stay:
             self._end("done", "")
         return None

@@ -69,7 +69,9 @@ class Refuse(NamedTuple):
 
 
 class Done(NamedTuple):
-    """Nothing more to send, and nothing awaited; undone by an Open."""
+    """Nothing more to send, and nothing awaited, after so many Opens of the other side; an Open of either undoes it."""
+
+    after_opens: int
 
 
 class Ping(NamedTuple):
@@ -125,6 +127,8 @@ class Session:
         self._buffer = bytearray()
         self._piece: tuple[str, int, int, int] | None = None  # stream, seq, offset, octets left of a Data frame
         self._coming: dict[tuple[str, int], _Coming] = {}
+        self._opens_sent = 0
+        self.opens_received = 0
 
     def start(self, hello: Hello) -> bytes:
         """Our first octets: greeting and HELLO."""
@@ -168,6 +172,9 @@ class Session:
         if state is None:
             raise ValueError(f"{type(event).__name__} cannot be sent in state {self.ours}")
         self.ours = state
+        if isinstance(event, Open):
+            self._opens_sent += 1
+            self.theirs = READY if self.theirs == DONE else self.theirs
         if isinstance(event, Refuse | Custody) and (event.stream, event.seq) in self._coming:
             self._coming[event.stream, event.seq].answered = True
         payload = _payload(event)
@@ -242,8 +249,12 @@ class Session:
         state = NEXT.get((self.theirs, type(event)))
         if state is None:
             raise PeerError(f"{type(event).__name__} came in state {self.theirs}")
+        if isinstance(event, Done) and event.after_opens != self._opens_sent:
+            return  # said before it had seen what we opened
         self.theirs = state
         if isinstance(event, Open):
+            self.opens_received += 1
+            self.ours = READY if self.ours == DONE else self.ours
             self._coming = {key: c for key, c in self._coming.items() if not (c.answered and c.offset == c.octets)}
             if len(self._coming) >= _MAX_OPEN:
                 raise PeerError(f"more than {_MAX_OPEN} files open at once")
@@ -286,10 +297,10 @@ def _read_bye(payload: bytes) -> Bye:
     return Bye(fields.text("reason", 20), fields.octets("text", 1000).decode("ascii", "backslashreplace"))
 
 
-def _read_received(payload: bytes) -> Received:
+def _read_count(payload: bytes) -> int:
     if len(payload) != 8:
-        raise PeerError("a RECEIVED frame of the wrong length")
-    return Received(int.from_bytes(payload, "big"))
+        raise PeerError("a frame that should hold a number has the wrong length")
+    return int.from_bytes(payload, "big")
 
 
 def _text(text: str) -> str:
@@ -301,8 +312,8 @@ def _payload(event: Event) -> bytes:
         return _DATA.pack(event.stream.encode(), event.seq, event.offset) + event.octets
     if isinstance(event, Hello):
         return hellos.write(event)
-    if isinstance(event, Received):
-        return event.octets.to_bytes(8, "big")
+    if isinstance(event, Received | Done):
+        return event[0].to_bytes(8, "big")
     if isinstance(event, Open):
         number = event.number
         fields = {"stream": number.stream, "seq": number.seq, "kind": number.kind, "identity": event.identity}
@@ -333,10 +344,10 @@ _PIECE = -1  # not a frame type: a data frame has begun, its pieces follow
 _READERS: dict[int, Callable[[bytes], Event]] = {
     1: hellos.read,
     2: _read_open,
-    4: _read_received,
+    4: lambda payload: Received(_read_count(payload)),
     5: _read_custody,
     6: _read_refuse,
-    7: lambda _payload: Done(),
+    7: lambda payload: Done(_read_count(payload)),
     8: lambda _payload: Ping(),
     9: _read_bye,
 }

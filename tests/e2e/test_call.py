@@ -1,0 +1,102 @@
+"""Calls through a real sshd: what crosses, what a cut costs, who takes over."""
+
+import os
+import subprocess
+import time
+from base64 import b64encode
+from random import Random
+
+import pytest
+
+from tests.e2e.sites import Site, ssh_entry
+from tests.servers.host import Factory, Installed, wait_until
+from tests.servers.link import Link
+from tests.servers.sshd import Sshd
+
+pytestmark = pytest.mark.real
+
+AWAY, HOLDING = "home.example.test", "mx.example.test"
+IDLE_OCTETS = 16_384  # more than a login with an idle call costs, either way
+
+
+def pair(path: str, installed: Installed, sshd: Sshd, port: int = 0) -> tuple[Site, Site]:
+    """A holding site and an away one that calls it, both with maildirs as targets."""
+    places = {name: os.path.join(path, name) for name in ("holding", "away")}
+    holding = Site(
+        places["holding"],
+        installed,
+        HOLDING,
+        {"home": {"domains": [AWAY], "target": f"bsmtp:{places['holding']}/mail"}},
+    )
+    holding.make_owned_directory("mail")
+    entry = ssh_entry(sshd, places["away"], holding, "home", port)
+    away = Site(
+        places["away"],
+        installed,
+        AWAY,
+        {"mx": {"domains": ["*"], "target": f"bsmtp:{places['away']}/mail", **entry}},
+    )
+    away.make_owned_directory("mail")
+    return holding, away
+
+
+def mail(site: Site) -> list[str]:
+    return sorted(n for n in os.listdir(os.path.join(site.directory, "mail")) if n.endswith(".bsmtp"))
+
+
+def opaque(octets: int, seed: int) -> bytes:
+    """A message that does not compress below three quarters of its size."""
+    text = b64encode(Random(seed).randbytes(octets * 3 // 4))
+    return b"Subject: opaque\n\n" + b"\n".join(text[n : n + 76] for n in range(0, len(text), 76)) + b"\n"
+
+
+def test_both_directions_cross_in_one_call(open_path: str, installed: Installed, sshd: Sshd) -> None:
+    holding, away = pair(open_path, installed, sshd)
+    holding.accept(b"Subject: down\n\nx\n", "-t", "home", "-f", "s@far.test", "--", f"u@{AWAY}")
+    away.accept(b"Subject: up\n\nx\n", "-t", "mx", "-f", f"u@{AWAY}", "--", "s@far.test")
+    away.call("mx")
+    assert (len(mail(away)), len(mail(holding))) == (1, 1)
+    away.call("mx")
+    assert (len(mail(away)), len(mail(holding))) == (1, 1)
+    for site in (away, holding):
+        assert [f for f in site.files("out") + site.files("in") if f.endswith((".bsmtp", ".batch", ".report"))] == []
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_cut_costs_at_most_64_KiB(
+    open_path: str, installed: Installed, sshd: Sshd, link_factory: Factory[Link], direction: str
+) -> None:
+    link = link_factory(sshd.port)
+    holding, away = pair(open_path, installed, sshd, link.port)
+    sender, peer, recipient = (away, "mx", "s@far.test") if direction == "up" else (holding, "home", f"u@{AWAY}")
+    sender.accept(opaque(10 << 20, 1), "-t", peer, "-f", f"u@{AWAY}", "--", recipient)
+    assert direction in ("up", "down")
+    link.cut_after(6 << 20, direction)  # type: ignore[arg-type]
+    assert away.batchmail("call", "mx").returncode == 75
+    before = link.octets[direction]  # type: ignore[index]
+    away.call("mx")
+    again = link.octets[direction]  # type: ignore[index]
+    (batch,) = [f for f in sender.files() if f.endswith(".batch")] or [""]
+    whole = 10 << 20
+    assert batch == "" and len(mail(holding if direction == "up" else away)) == 1
+    assert again < whole * 0.78 + (64 << 10) + 2 * IDLE_OCTETS
+    assert before >= 6 << 20
+
+
+def test_a_newer_call_takes_over_when_the_line_went_silent(
+    open_path: str, installed: Installed, sshd: Sshd, link_factory: Factory[Link]
+) -> None:
+    link = link_factory(sshd.port)
+    holding, away = pair(open_path, installed, sshd, link.port)
+    holding.accept(opaque(4 << 20, 2), "-t", "home", "-f", "s@far.test", "--", f"u@{AWAY}")
+    link.silence_after(1 << 20, "down")
+    first = subprocess.Popen(away.command("batchmail", "call", "mx"), stderr=subprocess.PIPE)
+    try:
+        wait_until(lambda: link.octets["down"] >= 1 << 20, "the line to go silent")
+        began = time.monotonic()
+        away.call("mx")
+        print(f"taken over and done after {time.monotonic() - began:.1f} s")
+        assert first.wait(30) == 75
+    finally:
+        first.kill()
+    assert len(mail(away)) == 1
