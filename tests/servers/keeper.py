@@ -70,12 +70,12 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # unlike SIG_IGN, not inherited by the daemon
-    daemon = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL).pid
-    while daemon not in reap():
+    daemon = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)  # kept: a Popen that is dropped reaps by itself
+    while daemon.pid not in reap():
         ready, _, _ = select.select([0], [], [], LOOK_S)
         if ready and not os.read(0, 4096):
             break
-    end(daemon)
+    end(daemon.pid)
 
 
 if __name__ == "__main__":

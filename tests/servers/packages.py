@@ -41,10 +41,13 @@ class Package(NamedTuple):
     def path(self, name: str) -> str:
         return os.path.join(self.root, name)
 
+    def library_path(self) -> str:
+        return ":".join(_library_directories(self.root))
+
     def command(self, argv: Sequence[str], mounts: Mapping[str, str] | None = None) -> list[str]:
         """How to run `argv` so that it finds its libraries; for root with `mounts`: path -> directory shown there."""
         if not is_root():
-            return ["env", f"LD_LIBRARY_PATH={':'.join(_library_directories(self.root))}", *argv]
+            return ["env", f"LD_LIBRARY_PATH={self.library_path()}", *argv]
         need_private_mounts()
         mounts = mounts or {}
         for place in mounts:
@@ -115,7 +118,7 @@ def _add_missing_libraries(roots: Sequence[str], root: str, program: str) -> Non
 
 
 def _missing_libraries(root: str, program: str) -> list[str]:
-    environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(_library_directories(root))}
+    environment = {**os.environ, "LD_LIBRARY_PATH": Package(root).library_path()}
     done = subprocess.run(["ldd", os.path.join(root, program)], env=environment, capture_output=True, text=True)
     return sorted(
         set(re.findall(r"(\S+) => not found", done.stdout) + re.findall(r"version `(\S+)' not found", done.stderr))

@@ -36,13 +36,16 @@ class Rmail:
 
     def __init__(self, directory: str):
         self.directory = directory
-        with open(unpacked("rmail").path("usr/sbin/rmail"), "rb") as file:
+        package = unpacked("rmail")
+        with open(package.path("usr/sbin/rmail"), "rb") as file:
             program = file.read()
         stand_in = os.fsencode(f"{directory}/s\0")
         if program.count(SENDMAIL) != 1 or len(stand_in) > len(SENDMAIL):
             raise Unavailable("rmail: the path of sendmail in it cannot be replaced")
         self.program = os.path.join(directory, "rmail")
-        _write_program(self.program, program.replace(SENDMAIL, stand_in.ljust(len(SENDMAIL), b"\0")))
+        _write_program(f"{directory}/copy", program.replace(SENDMAIL, stand_in.ljust(len(SENDMAIL), b"\0")))
+        start = f'#!/bin/sh\nLD_LIBRARY_PATH={package.library_path()} exec {directory}/copy "$@"\n'
+        _write_program(self.program, start.encode())
         _write_program(f"{directory}/s", STAND_IN.format(directory=directory).encode())
         os.mkdir(f"{directory}/runs")
         os.chmod(f"{directory}/runs", 0o777)
