@@ -4,6 +4,7 @@ What cannot be had skips its test with one line that says why; with BATCHMAIL_RE
 """
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -16,13 +17,13 @@ import zstandard
 
 from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim
-from tests.servers.host import Factory, Installed, Unavailable, open_directory, readable_by_all
+from tests.servers.host import Factory, Installed, Unavailable, need_root, open_directory, readable_by_all
 from tests.servers.link import Link
 from tests.servers.packages import CHECKOUT
 from tests.servers.postfix import Postfix
 from tests.servers.rmail import Rmail, Uucp
 from tests.servers.smtp_log import SmtpLog
-from tests.servers.sshd import Sshd
+from tests.servers.sshd import Sshd, login_account
 
 Started = TypeVar("Started")
 
@@ -59,6 +60,16 @@ def open_path() -> Iterator[str]:
     """A directory that other accounts can enter, with a short path (sockets, rmail)."""
     with open_directory() as path:
         yield path
+
+
+@pytest.fixture
+def account() -> pwd.struct_passwd:
+    """The account batchmail, as another one than the tests' own."""
+    try:
+        need_root("running programs as another account")
+        return login_account()
+    except Unavailable as reason:
+        unavailable(reason)
 
 
 @pytest.fixture

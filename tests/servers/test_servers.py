@@ -1,6 +1,7 @@
 """Each server does what the other tests rely on, and leaves nothing running."""
 
 import os
+import pwd
 import smtplib
 import socket
 import ssl
@@ -78,8 +79,9 @@ def test_exim_shows_the_commands_it_was_given(exim: Exim) -> None:
 
 
 @pytest.mark.real
-def test_exim_as_upstream_runs_a_pipe_as_another_account(exim_factory: Factory[Exim], open_path: str) -> None:
-    account = login_account()
+def test_exim_as_upstream_runs_a_pipe_as_another_account(
+    exim_factory: Factory[Exim], open_path: str, account: pwd.struct_passwd
+) -> None:
     os.chown(open_path, account.pw_uid, account.pw_gid)
     exim = exim_factory(
         routers=pipe_router("far", "far.test", "batch"),
@@ -98,9 +100,8 @@ def test_exim_as_upstream_runs_a_pipe_as_another_account(exim_factory: Factory[E
 
 @pytest.mark.real
 def test_postfix_as_upstream_by_pipe_and_lmtp(
-    postfix_factory: Factory[Postfix], open_path: str, smtp_log_factory: Factory[SmtpLog]
+    postfix_factory: Factory[Postfix], open_path: str, smtp_log_factory: Factory[SmtpLog], account: pwd.struct_passwd
 ) -> None:
-    account = login_account()
     os.chown(open_path, account.pw_uid, account.pw_gid)
     log = smtp_log_factory(lmtp=True)
     postfix = postfix_factory(
