@@ -126,7 +126,7 @@ def domain_of(address: bytes) -> bytes:
 def check_address(address: bytes) -> bytes:
     """The address itself, when it can stand between angle brackets.  Raises CommandError."""
     parsed, rest = _parse_path(b"RCPT TO:<" + address + b">", b"RCPT", b"TO:")
-    if rest or parsed != address:
+    if not address or rest or parsed != address:
         raise CommandError(501, "5.1.3", f"malformed address {_show(address)}")
     return address
 
@@ -140,7 +140,8 @@ _X400 = re.compile(rb"[!-~]*\Z")
 
 
 def _show(octets: bytes) -> str:
-    return octets[:200].decode("ascii", "backslashreplace")
+    """For a reply or the log: one printable line, whatever the writer sent."""
+    return "".join(chr(octet) if 32 <= octet < 127 else f"\\x{octet:02x}" for octet in octets[:200])
 
 
 def _parse_path(line: bytes, verb: bytes, keyword: bytes) -> tuple[bytes, bytes]:

@@ -163,7 +163,8 @@ def find_door(root: str, name: str) -> Door:
             continue
     known = sorted(name[5:] for name in os.listdir(f"{root}/doors") if name.startswith("peer."))
     listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
-    raise SpoolError(f"no peer {name}; known: {listed or 'none'}; after editing the configuration run batchmail setup")
+    shown = name if name.isprintable() else ascii(name)
+    raise SpoolError(f"no peer {shown}; known: {listed or 'none'}; after editing the configuration run batchmail setup")
 
 
 def _candidates(wanted: str) -> list[str]:

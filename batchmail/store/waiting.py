@@ -154,9 +154,10 @@ class WaitingRoom:
         above = os.path.dirname(bucket)
         make_dir(above)
         self._sync_priority(above)
-        with contextlib.suppress(FileExistsError):  # the same offer again, and the first one still waits
+        try:
             publish_all(members, bucket)
-        sync_dir(above)
+        except FileExistsError:  # the same offer again, and the first one still waits
+            sync_dir(above)
         return identifiers
 
     def _is_held(self, name: str) -> bool:
@@ -197,6 +198,26 @@ class WaitingRoom:
                     match = _FILE.match(name)
                     if match:
                         yield Waiting(match[1], int(match[2]), f"{path}/{name}", priority)
+
+    def scan_held(self) -> Iterator[Waiting]:
+        """What an operator, or a refusal, has set aside."""
+        path = f"{self._out}/held"
+        for name in _names(path):
+            match = _FILE.match(name)
+            if match:
+                yield Waiting(match[1], int(match[2]), f"{path}/{name}", "")
+
+    def find(self, identifier: str) -> Waiting | None:
+        """A waiting or held transaction; a held one has no urgency.  Reads only the buckets of its time."""
+        for priority in _names(self._root):
+            for bucket in _names(f"{self._root}/{priority}"):
+                if bucket[:_BUCKET_LENGTH] == identifier[:_BUCKET_LENGTH]:
+                    path = f"{self._root}/{priority}/{bucket}"
+                    for name in _names(path):
+                        match = _FILE.match(name)
+                        if match and match[1] == identifier:
+                            return Waiting(identifier, int(match[2]), f"{path}/{name}", priority)
+        return next((held for held in self.scan_held() if held.id == identifier), None)
 
     def is_empty(self) -> bool:
         return next(self.scan(), None) is None

@@ -1,0 +1,121 @@
+"""MAIL and RCPT commands: one list of cases for reader and writer."""
+
+import pytest
+
+from batchmail.core.envelope import (
+    CommandError,
+    Parameter,
+    Recipient,
+    check_address,
+    domain_of,
+    find,
+    format_mail,
+    format_rcpt,
+    parse_mail,
+    parse_rcpt,
+    without,
+)
+
+MAILS = [
+    b"MAIL FROM:<>",
+    b"MAIL FROM:<a@b.example>",
+    b"MAIL FROM:<a@b.example> SIZE=12345 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=id+2Bone",
+    b"MAIL FROM:<a@b.example> body=8bitmime Ret=full",
+    b"MAIL FROM:<j\xc3\xb8rgen@\xc3\xb8l.example> SMTPUTF8",
+    b'MAIL FROM:<"a b> \\" c"@d.example> AUTH=<>',
+    b"MAIL FROM:<x!y!z> MT-PRIORITY=-4 AUTH=a+3Db@c.example",
+]
+RCPTS = [
+    b"RCPT TO:<c@d.example>",
+    b"RCPT TO:<postmaster>",
+    b"RCPT TO:<-froot@x.example>",
+    b"RCPT TO:<c@[192.0.2.1]> NOTIFY=NEVER",
+    b"RCPT TO:<c@d.example> NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;Orig+2Bone@x.example",
+    b"RCPT TO:<c@d.example> ORCPT=utf-8;j\xc3\xb8@x.example",
+    b"RCPT TO:<c@d.example> ORCPT=utf-8;j\\x{F8}@x.example RRVS=2026-11-20T00:00:00Z;C",
+]
+
+
+@pytest.mark.parametrize("line", MAILS)
+def test_mail_comes_back_as_it_was(line):
+    assert format_mail(*parse_mail(line)) == line
+
+
+@pytest.mark.parametrize("line", RCPTS)
+def test_rcpt_comes_back_as_it_was(line):
+    assert format_rcpt(parse_rcpt(line)) == line
+
+
+def test_tolerated_on_reading():
+    assert parse_mail(b"mail from: <a@b>  ret=FULL ") == (b"a@b", (Parameter(b"ret", b"FULL"),))
+    assert parse_rcpt(b"RCPT TO:<@x.example,@y.example:c@d>") == Recipient(b"c@d")  # a source route is ignored
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"MAIL FROM:", "5.1.7"),
+        (b"MAIL FROM:a@b", "5.1.7"),
+        (b"MAIL FROM:<a@b", "5.1.7"),
+        (b"MAIL FROM:<a b@c>", "5.1.7"),
+        (b"MAIL FROM:<a\r@c>", "5.1.7"),
+        (b"MAIL FROM:<a\0@c>", "5.1.7"),
+        (b'MAIL FROM:<"a@c>', "5.1.7"),
+        (b"MAIL FROM:<a@b>RET=FULL", "5.5.4"),
+        (b"MAIL FROM:<a@b> RET", "5.5.4"),
+        (b"MAIL FROM:<a@b> RET=", "5.5.4"),
+        (b"MAIL FROM:<a@b> RET=SOME", "5.5.4"),
+        (b"MAIL FROM:<a@b> ENVID=a=b", "5.5.4"),
+        (b"MAIL FROM:<a@b> ENVID=a+zz", "5.5.4"),
+        (b"MAIL FROM:<a@b> ENVID=a+0A", "5.5.4"),
+        (b"MAIL FROM:<a@b> ENVID=" + b"x" * 101, "5.5.4"),
+        (b"MAIL FROM:<a@b> SMTPUTF8=1", "5.5.4"),
+        (b"MAIL FROM:<a@b> BODY=BINARYMIME", "5.5.4"),
+        (b"MAIL FROM:<a@b> NOTIFY=NEVER", "5.5.4"),
+        (b"MAIL FROM:<a@b> SIZE=1 size=2", "5.5.4"),
+        (b"MAIL FROM:<" + b"a" * 4096 + b"@b>", "5.5.2"),
+        (b"RCPT FROM:<a@b>", "5.5.4"),
+    ],
+)
+def test_refused_mail(line, status):
+    with pytest.raises(CommandError) as caught:
+        parse_mail(line)
+    assert caught.value.status == status
+    assert caught.value.text.isprintable()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"NOTIFY=",
+        b"NOTIFY=NEVER,FAILURE",
+        b"NOTIFY=FAILURE,FAILURE",
+        b"NOTIFY=SOON",
+        b"ORCPT=a@b",
+        b"ORCPT=rfc822;",
+        b"ORCPT=rfc822;a b",
+        b"ORCPT=rfc822;a+0",
+        b"ORCPT=;a",
+        b"ORCPT=rfc822;" + b"x" * 500,
+        b"RET=FULL",
+    ],
+)
+def test_refused_rcpt_parameters(words):
+    with pytest.raises(CommandError):
+        parse_rcpt(b"RCPT TO:<a@b> " + words)
+
+
+def test_check_address():
+    for good in (b"a@b", b"x!y!z", b"postmaster", b'"a b"@c', b"-f@x", b"j\xc3\xb8@b"):
+        assert check_address(good) == good
+    for bad in (b"", b"a b", b"<a@b>", b"a>@b", b"a@b> NOTIFY=NEVER", b"a\n@b", b'"a@b', b"@x:a@b"):
+        with pytest.raises(CommandError):
+            check_address(bad)
+
+
+def test_parameters():
+    _, parameters = parse_mail(b"MAIL FROM:<> ret=HDRS SIZE=1")
+    assert find(parameters, b"RET") == Parameter(b"ret", b"HDRS")
+    assert find(parameters, b"ENVID") is None
+    assert without(parameters, b"RET") == (Parameter(b"SIZE", b"1"),)
+    assert (domain_of(b"a@B.Example"), domain_of(b"x!y")) == (b"b.example", b"")
