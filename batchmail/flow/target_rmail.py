@@ -1,8 +1,8 @@
 """Giving transactions to rmail: recipients as arguments, one exit status for them all.
 
-rmail carries no parameter, no null sender of a fixed form and no address that
-another program could take for an option or a file; what it cannot carry is
-refused, as by a server that does not offer it.
+rmail carries no parameter, and can be given no address that it or what it runs
+could take for an option or a file: such a recipient is refused, as by a server
+that does not offer what is needed.
 """
 
 import time
@@ -67,9 +67,13 @@ class RmailTarget:
         return planned._replace(recipients=tuple((n, r) for n, r in planned.recipients if n in attempt.pending))
 
     def _text(self, delivery: Delivery) -> Iterator[bytes]:
-        """The message as rmail reads it.  Not `remote from`: it would make a path of the sender."""
+        """The message as rmail reads it.  No `remote from`: it would make a path of the sender.
+
+        Of the forms a null sender may have, `<>` is the one that rmail (BSD's, and Exim's) keeps null: it makes
+        MAILER-DAEMON@HOST of MAILER-DAEMON, and of nothing the name of a weekday.
+        """
         date = time.asctime(time.gmtime(self._now_ms() // 1000)).encode()
-        yield b"From %b %b\n" % (delivery.envelope.sender or b"MAILER-DAEMON", date)
+        yield b"From %b %b\n" % (delivery.envelope.sender or b"<>", date)
         yield from to_lf(delivery.content())
 
     def _call(self, attempt: Attempt, message: BinaryIO, group: list[int], planned: Plan) -> None:

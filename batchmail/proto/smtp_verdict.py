@@ -50,10 +50,10 @@ def taken(reply: Reply, offers_dsn: bool, final: bool) -> Verdict:
 def names_too_many(reply: Reply, accepted: int) -> bool:
     """Whether a reply to RCPT says that the transaction is full, after `accepted` recipients.
 
-    552 did so in RFC 821; RFC 5321 §4.5.3.1.10 asks to go on reading it so.
+    552 did so in RFC 821; RFC 5321 §4.5.3.1.10 asks to go on reading it so.  OpenSMTPD says 451 4.5.3.
     """
-    if reply.code == 452:
-        return reply.status == "4.5.3" or not reply.stated
+    if reply.digit == 4:
+        return reply.status == "4.5.3" or (reply.code == 452 and not reply.stated)
     if reply.code == 552:
         bare = not reply.stated and not reply.text[:1].isdigit()
         return reply.status == "5.5.3" or reply.text.startswith(b"4.5.3") or (bare and accepted >= _ENOUGH_RECIPIENTS)

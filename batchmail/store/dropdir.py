@@ -43,8 +43,8 @@ def drop_maildir(directory: str, name: str, pieces: Iterable[bytes], before: Cal
 
 
 def sweep(directory: str, now_ms: int) -> None:
-    """Remove drafts that a crash left behind."""
-    with contextlib.suppress(FileNotFoundError), os.scandir(f"{directory}/tmp") as entries:
+    """Remove drafts that a crash left behind, as far as possible."""
+    with contextlib.suppress(OSError), os.scandir(f"{directory}/tmp") as entries:
         for entry in entries:
             if now_ms / 1000 - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED_S:
                 durable.retire(entry.path)

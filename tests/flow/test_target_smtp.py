@@ -319,7 +319,8 @@ def test_lmtp_that_wants_content_for_nobody_is_left() -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", [b"452 4.5.3 too many", b"452 too many", b"552 5.5.3 too many", b"552 4.5.3 too many"]
+    "reply",
+    [b"451 4.5.3 too many", b"452 4.5.3 too many", b"452 too many", b"552 5.5.3 too many", b"552 4.5.3 too many"],
 )
 @pytest.mark.parametrize("pipelining", [True, False])
 def test_too_many_recipients_go_in_another_transaction(reply: bytes, pipelining: bool) -> None:
