@@ -32,6 +32,14 @@ def make_id(now_ms: int, random: bytes) -> str:
     return _base32(now_ms, 10) + _base32(int.from_bytes(random, "big"), 16)
 
 
+def time_of_id(identifier: str) -> int:
+    """When a transaction's ID was made, milliseconds UTC: at its arrival."""
+    number = 0
+    for digit in identifier[:10]:
+        number = number * 32 + ALPHABET.index(digit)
+    return number
+
+
 def next_id(identifier: str, steps: int) -> str:
     """The ID `steps` further on: transactions of one input follow each other."""
     number = 0

@@ -253,6 +253,8 @@ class Call:
         check_site(self._context, self._ledger, hello)
         self._arrivals.greet(hello)
         self._outgoing.greet(hello)
+        self._ledger.note("contact_ms", str(self._context.now_ms()))
+        self._ledger.note("stopped", self._outgoing.stopped)
 
     # -- what goes ----------------------------------------------------------------------------------------------
 

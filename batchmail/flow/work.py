@@ -46,6 +46,7 @@ def work_once(
                 down = error
                 maillog.target_down(context.peer.name, str(error))
         replayer.let_go()
+        ledger.note("target_down", str(down or ""))
         return down
 
 

@@ -144,12 +144,21 @@ class Ledger:
         self.database.execute("COMMIT")
 
     def fact(self, name: str) -> str | None:
-        """A fact about the peer as a whole: memory, stream, place, peer_site, peer_memory, reads, rate."""
+        """A fact about the peer as a whole.
+
+        memory, stream, place, peer_site, peer_memory; and for people: contact_ms, call_ms, call_code, call_text,
+        rate (octets per second), stopped (why nothing is sent), target_down (why nothing is taken here).
+        """
         row = self.database.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
         return row[0] if row else None
 
     def set_fact(self, name: str, value: str) -> None:
         self.database.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
+
+    def note(self, name: str, value: str) -> None:
+        """Set a fact that people are shown; costs nothing when it stands like that already."""
+        if (self.fact(name) or "") != value:
+            self.set_fact(name, value)
 
     @property
     def memory(self) -> str:

@@ -1,0 +1,324 @@
+"""What lies where, for people: the queue of a peer row by row, how a peer is, all about one transaction.
+
+Only looks.  What is found may be gone a moment later, since a call goes on
+meanwhile: that is no error.  A peer that has left the configuration and still
+has mail in the spool is looked at like the others.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from itertools import islice
+from typing import NamedTuple
+
+from batchmail.core import bsmtp
+from batchmail.core.entry import Entry
+from batchmail.core.envelope import Envelope
+from batchmail.core.errors import BatchmailError, KeyRefused, SpoolError
+from batchmail.core.names import time_of_id
+from batchmail.core.numbered import BATCH, Number
+from batchmail.flow.context import Context
+from batchmail.store import batchfile
+from batchmail.store.boxes import Inbox, Outbox
+from batchmail.store.durable import free_octets
+from batchmail.store.ledger import Ledger
+from batchmail.store.view import NoticeRow, Open, ReceivedTransaction, SentTransaction, Told, View, open_view
+from batchmail.store.waiting import Waiting, WaitingRoom, read_entry
+
+MOST_COUNTED = 100_000  # names looked at to count what waits
+WARNING, CRITICAL = "WARNING", "CRITICAL"
+CUSTODY, SEALED, HELD, WAITING, DAMAGED = "custody", "sealed", "held", "waiting", "damaged"
+
+Text = Callable[[], Iterator[bytes]]
+
+
+class Row(NamedTuple):
+    """A transaction of ours that is not settled."""
+
+    peer: str
+    id: str
+    state: str  # CUSTODY (the far side has it), SEALED, HELD, WAITING, DAMAGED
+    arrival_ms: int
+    size_octets: int
+    envelope: Envelope
+    batch: str  # the file name, or empty
+
+
+_NO_ENVELOPE = Envelope(b"", (), ())
+
+
+def list_queue(context: Context) -> Iterator[Row]:
+    """What is on its way to a peer, in the order in which it goes; reads no more than is asked for."""
+    in_batches: set[str] = set()
+    for row in _list_batches(context):
+        in_batches.add(row.id)
+        yield row
+    room = WaitingRoom(context.spool, context.peer.name)
+    for state, found in ((HELD, room.scan_held()), (WAITING, room.scan())):
+        for waiting in found:
+            if waiting.id not in in_batches:  # else a leftover of sealing
+                with suppress(FileNotFoundError):
+                    yield _row_of_file(context.peer.name, state, waiting)
+
+
+def _row_of_file(peer: str, state: str, waiting: Waiting) -> Row:
+    try:
+        entry, text = read_entry(waiting)
+        envelope = read_envelope(text())
+    except BatchmailError:
+        return Row(peer, waiting.id, DAMAGED, time_of_id(waiting.id), waiting.text_octets, _NO_ENVELOPE, "")
+    return Row(peer, waiting.id, state, entry.arrival_ms, entry.size_octets, envelope, "")
+
+
+def _list_batches(context: Context) -> Iterator[Row]:
+    outbox = Outbox(context.spool, context.peer.name)
+    numbers = [number for number in _numbers(outbox) if number.kind == BATCH]
+    view = open_view(context.spool, context.peer.name) if numbers else None
+    if view is None:
+        return
+    with closing(view):
+        states = {number: view.batch_state(number) for number in numbers}
+        for number in sorted(numbers, key=lambda number: (states[number], number)):
+            with suppress(FileNotFoundError):
+                yield from _rows_of_batch(context, outbox, view, number, states[number])
+
+
+def _rows_of_batch(context: Context, outbox: Outbox, view: View, number: Number, state: str) -> Iterator[Row]:
+    peer, unsettled = context.peer.name, view.open_ids(number)
+    for item, text in batchfile.read_transactions(outbox.path(number)):
+        if item.entry.id in unsettled:
+            entry = item.entry
+            envelope = read_envelope(text)
+            yield Row(peer, entry.id, state, entry.arrival_ms, entry.size_octets, envelope, number.file_name)
+
+
+def _numbers(box: Outbox | Inbox) -> list[Number]:
+    try:
+        return box.numbers()
+    except FileNotFoundError:  # a peer that was configured and not set up
+        return []
+
+
+def read_envelope(text: Iterator[bytes]) -> Envelope:
+    """The envelope at the start of a transaction's text; no more of it is read."""
+    reader = bsmtp.Reader(b"\r\n")
+    for octets in text:
+        reader.receive(octets)
+        event = reader.next_event()
+        if isinstance(event, bsmtp.Start):
+            return event.envelope
+    raise SpoolError("a transaction's text holds no envelope")
+
+
+# -- how a peer is ----------------------------------------------------------------------------------------------
+
+
+class Trouble(NamedTuple):
+    """Something that a person should look at."""
+
+    level: str  # WARNING, CRITICAL
+    text: str
+
+
+class PeerState(NamedTuple):
+    """How it stands with a peer.  Counts are of transactions."""
+
+    peer: str
+    waiting: int
+    waiting_octets: int
+    has_more: bool  # more waits than was counted
+    held: int
+    sealed: int = 0  # in our outbox, not with the far side yet
+    custody: int = 0  # with the far side, not settled
+    oldest_ms: int | None = None  # arrival of the oldest of all these
+    replay: int = 0  # of the peer's, in our custody
+    next_replay_ms: int | None = None
+    notices: int = 0  # owed
+    contact_ms: int | None = None  # when the peer was last spoken to
+    call_ms: int | None = None  # when the last call ended, or failed
+    call_code: int = 0
+    call_text: str = ""  # why it failed
+    rate: int | None = None  # octets per second
+    troubles: tuple[Trouble, ...] = ()
+
+
+def look_at(context: Context) -> PeerState:
+    """How it stands with a peer."""
+    room = WaitingRoom(context.spool, context.peer.name)
+    count = octets = 0
+    oldest: list[int] = []
+    urgency = None
+    scan = room.scan()
+    for waiting in islice(scan, MOST_COUNTED):
+        count += 1
+        octets += waiting.text_octets
+        if waiting.urgency != urgency:  # the first of each priority is its oldest
+            urgency = waiting.urgency
+            oldest.append(time_of_id(waiting.id))
+    held = [time_of_id(waiting.id) for waiting in room.scan_held()]
+    state = PeerState(context.peer.name, count, octets, next(scan, None) is not None, len(held))
+    troubles: list[Trouble] = []
+    try:
+        view = open_view(context.spool, context.peer.name)
+        if view is not None:
+            with closing(view):
+                state, first_ms = _with_ledger(state, view)
+                oldest += first_ms
+                troubles += _ledger_troubles(view)
+    except SpoolError as error:
+        troubles.append(Trouble(CRITICAL, str(error)))
+    state = state._replace(oldest_ms=min(oldest + held, default=None))
+    return state._replace(troubles=(*troubles, *_troubles(context, state)))
+
+
+def _with_ledger(state: PeerState, view: View) -> tuple[PeerState, list[int]]:
+    unsettled = view.unsettled()
+    nothing = Open(0, None)
+    sealed, custody = unsettled.get("sealed", nothing), unsettled.get("custody", nothing)
+    replay = view.to_replay()
+
+    def number(name: str) -> int | None:
+        text = view.fact(name)
+        return int(text) if text and text.isdigit() else None
+
+    state = state._replace(
+        sealed=sealed.number,
+        custody=custody.number,
+        replay=replay.number,
+        next_replay_ms=replay.first_ms,
+        notices=view.owed_notices().number,
+        contact_ms=number("contact_ms"),
+        call_ms=number("call_ms"),
+        call_code=number("call_code") or 0,
+        call_text=view.fact("call_text") or "",
+        rate=number("rate"),
+    )
+    return state, [some.first_ms for some in unsettled.values() if some.first_ms is not None]
+
+
+def _ledger_troubles(view: View) -> Iterator[Trouble]:
+    stopped, target_down = view.fact("stopped"), view.fact("target_down")
+    if stopped:
+        yield Trouble(CRITICAL, f"nothing is sent: {stopped}")
+    if target_down:
+        yield Trouble(WARNING, f"the target took nothing at the last try: {target_down}")
+
+
+def _troubles(context: Context, state: PeerState) -> Iterator[Trouble]:
+    peer, now_ms = context.peer, context.now_ms()
+    if peer.name not in context.site.peers and (state.oldest_ms is not None or state.replay or state.notices):
+        yield Trouble(WARNING, "mail lies in the spool for it, but the configuration has no such peer")
+    if state.call_code in (KeyRefused.exit_code, 78):
+        yield Trouble(CRITICAL, f"the last call failed and needs you: {state.call_text}")
+    if state.held:
+        yield Trouble(WARNING, f"{state.held} transactions are held: batchmail queue {peer.name} shows them")
+    if state.oldest_ms is not None and now_ms - state.oldest_ms > peer.lifetime_ms // 2:
+        yield Trouble(WARNING, "the oldest transaction is past half of its lifetime")
+
+
+def room_trouble(context: Context) -> Trouble | None:
+    """Whether the disk is below the reserve."""
+    free, reserve = free_octets(context.spool.root), context.site.reserve_octets
+    if free >= reserve:
+        return None
+    return Trouble(
+        CRITICAL,
+        f"only {free >> 20} MiB free below {context.spool.root}, less than the reserve of {reserve >> 20} MiB:"
+        " nothing is accepted, from doors or peers, until there is room",
+    )
+
+
+def note_call(ledger: Ledger, now_ms: int, error: BatchmailError | None, rate: float | None) -> None:
+    """How a call ended, or that there was none, for `status`."""
+    with ledger.transaction():
+        ledger.set_fact("call_ms", str(now_ms))
+        ledger.set_fact("call_code", str(error.exit_code if error else 0))
+        ledger.set_fact("call_text", str(error or "")[:1000])
+        if rate:
+            ledger.set_fact("rate", str(round(rate)))
+
+
+# -- one transaction --------------------------------------------------------------------------------------------
+
+
+class Record(NamedTuple):
+    """All that is known here of a transaction: ours on its way to a peer, or a peer's in our custody."""
+
+    id: str
+    peer: str
+    state: str
+    path: str  # the file that holds it; empty when only the ledger knows of it
+    entry: Entry | None
+    envelope: Envelope | None
+    lifetime_ms: int | None
+    text: Text | None
+    sent: SentTransaction | None
+    received: ReceivedTransaction | None
+    outcomes: list[Told]
+    notices: list[NoticeRow]
+
+
+def find(context: Context, identifier: str) -> Record | None:
+    """What is known of a transaction with this peer; a notice's ID finds the transaction that it tells of."""
+    view = open_view(context.spool, context.peer.name)
+    if view is not None:
+        with closing(view):
+            identifier = view.transaction_of_notice(identifier) or identifier
+            record = _find_sent(context, view, identifier) or _find_received(context, view, identifier)
+            if record is not None:
+                return record
+    return _find_waiting(context, identifier)
+
+
+def _find_waiting(context: Context, identifier: str) -> Record | None:
+    waiting = WaitingRoom(context.spool, context.peer.name).find(identifier)
+    if waiting is None:
+        return None
+    entry, text = read_entry(waiting)
+    state, lifetime_ms = WAITING if waiting.urgency else HELD, context.peer.lifetime_ms
+    envelope = read_envelope(text())
+    return Record(
+        identifier, context.peer.name, state, waiting.path, entry, envelope, lifetime_ms, text, None, None, [], []
+    )
+
+
+def _find_sent(context: Context, view: View, identifier: str) -> Record | None:
+    sent = view.sent(identifier)
+    if sent is None:
+        return None
+    state = sent.state if sent.settled_ms is None else "settled"
+    record = Record(
+        identifier, context.peer.name, state, "", None, None, None, None, sent, None,
+        view.sent_outcomes(identifier), view.notices(identifier),
+    )  # fmt: skip
+    return _with_file(record, Outbox(context.spool, context.peer.name).path(sent.number))
+
+
+def _find_received(context: Context, view: View, identifier: str) -> Record | None:
+    received = view.received(identifier)
+    if received is None:
+        return None
+    state = {"waiting": "to be replayed", "dot": "being replayed", "done": "replayed"}[received.state]
+    outcomes = view.received_outcomes(identifier)
+    record = Record(identifier, context.peer.name, state, "", None, None, None, None, None, received, outcomes, [])
+    return _with_file(record, Inbox(context.spool, context.peer.name).path(received.number))
+
+
+def _with_file(record: Record, path: str) -> Record:
+    """The record with what its batch says, while that is there and can be read."""
+
+    def text() -> Iterator[bytes]:
+        for item, octets in batchfile.read_transactions(path):
+            if item.entry.id == record.id:
+                yield from octets
+                return
+
+    if not os.path.exists(path):
+        return record
+    with suppress(FileNotFoundError):
+        item = next((item for item in batchfile.read_manifest(path)[1] if item.entry.id == record.id), None)
+        if item is not None:
+            return record._replace(
+                path=path, entry=item.entry, envelope=read_envelope(text()), lifetime_ms=item.lifetime_ms, text=text
+            )
+    return record

@@ -1,0 +1,146 @@
+"""What people are shown of a ledger: how much is open, and all that is known of one transaction.
+
+Nothing is changed here, and a ledger that is not there yet is not made.  The
+queries cost what they count: each has its index.
+"""
+
+import os
+from typing import NamedTuple
+
+from batchmail.core.numbered import BATCH, Number
+from batchmail.core.outcome import Outcome
+from batchmail.store.ledger import Ledger
+from batchmail.store.spool import Spool
+
+_OUTCOME = "n, action, code, status, text, mta, time_ms"
+
+
+class Open(NamedTuple):
+    """What is not done yet."""
+
+    number: int
+    first_ms: int | None  # arrival of the oldest, or when the next is due
+
+
+class SentTransaction(NamedTuple):
+    """A transaction in a batch of ours."""
+
+    number: Number
+    arrival_ms: int
+    recipients: int
+    settled_ms: int | None
+    state: str  # of the batch: sealed, custody, settled
+    sealed_ms: int
+    custody_ms: int | None
+
+
+class ReceivedTransaction(NamedTuple):
+    """A transaction of the peer, in our custody or finished here."""
+
+    number: Number
+    custody_ms: int
+    arrival_ms: int
+    expire_ms: int
+    recipients: int
+    state: str  # waiting, dot, done
+    attempts: int
+    next_ms: int
+    doubtful: int
+
+
+class Told(NamedTuple):
+    """An outcome, and what was done with it: the notice that tells of it, or the report that carries it."""
+
+    outcome: Outcome
+    where: str
+    acknowledged_ms: int | None = None
+
+
+class NoticeRow(NamedTuple):
+    """A notice that a transaction caused."""
+
+    id: str
+    state: str  # owed, sent, refused
+    made_ms: int
+    next_ms: int
+    attempts: int
+    text: bytes
+
+
+class View:
+    """A look into one peer's ledger."""
+
+    def __init__(self, ledger: Ledger):
+        self._rows = ledger.rows
+        self.fact = ledger.fact
+        self.close = ledger.close
+
+    def unsettled(self) -> dict[str, Open]:
+        """Of our transactions in batches, by the state of the batch, with the oldest arrival."""
+        rows = self._rows(
+            "SELECT sent.state, COUNT(*), MIN(arrival_ms) FROM out_tx JOIN sent USING (stream, seq)"
+            " WHERE settled_ms IS NULL GROUP BY sent.state"
+        )
+        return {state: Open(number, first_ms) for state, number, first_ms in rows}
+
+    def to_replay(self) -> Open:
+        """Of the peer's transactions, with the time when the next is due."""
+        return Open(*self._rows("SELECT COUNT(*), MIN(next_ms) FROM in_tx WHERE state <> 'done'")[0])
+
+    def owed_notices(self) -> Open:
+        return Open(*self._rows("SELECT COUNT(*), MIN(next_ms) FROM notice WHERE state = 'owed'")[0])
+
+    def batch_state(self, number: Number) -> str:
+        rows = self._rows("SELECT state FROM sent WHERE stream = ? AND seq = ?", *number[:2])
+        return str(rows[0][0]) if rows else ""
+
+    def identity(self, number: Number) -> str:
+        """Of a numbered file of either side, as it was sealed or announced; empty when it is not known."""
+        for table in ("sent", "received"):
+            query = f"SELECT identity FROM {table} WHERE stream = ? AND seq = ? AND kind = ?"  # noqa: S608
+            rows = self._rows(query, *number)
+            if rows:
+                return str(rows[0][0])
+        return ""
+
+    def open_ids(self, number: Number) -> set[str]:
+        """The transactions of a batch of ours that are not settled."""
+        query = "SELECT id FROM out_tx WHERE stream = ? AND seq = ? AND settled_ms IS NULL"
+        return {row[0] for row in self._rows(query, *number[:2])}
+
+    def sent(self, identifier: str) -> SentTransaction | None:
+        rows = self._rows(
+            "SELECT stream, seq, arrival_ms, recipients, settled_ms, sent.state, sealed_ms, custody_ms"
+            " FROM out_tx JOIN sent USING (stream, seq) WHERE id = ?",
+            identifier,
+        )
+        return SentTransaction(Number(rows[0][0], rows[0][1], BATCH), *rows[0][2:]) if rows else None
+
+    def sent_outcomes(self, identifier: str) -> list[Told]:
+        rows = self._rows(f"SELECT {_OUTCOME}, notice FROM out_rcpt WHERE id = ? ORDER BY n", identifier)  # noqa: S608
+        return [Told(Outcome(*row[:7]), row[7] or "") for row in rows]
+
+    def received(self, identifier: str) -> ReceivedTransaction | None:
+        rows = self._rows(
+            "SELECT stream, seq, custody_ms, arrival_ms, expire_ms, recipients, state, attempts, next_ms, doubtful"
+            " FROM in_tx WHERE id = ?",
+            identifier,
+        )
+        return ReceivedTransaction(Number(rows[0][0], rows[0][1], BATCH), *rows[0][2:]) if rows else None
+
+    def received_outcomes(self, identifier: str) -> list[Told]:
+        query = f"SELECT {_OUTCOME}, report, acknowledged_ms FROM in_rcpt WHERE id = ? ORDER BY n"  # noqa: S608
+        return [Told(Outcome(*row[:7]), row[7] or "", row[8]) for row in self._rows(query, identifier)]
+
+    def notices(self, transaction: str) -> list[NoticeRow]:
+        query = "SELECT id, state, made_ms, next_ms, attempts, text FROM notice WHERE tx = ? ORDER BY id"
+        return [NoticeRow(*row) for row in self._rows(query, transaction)]
+
+    def transaction_of_notice(self, identifier: str) -> str:
+        rows = self._rows("SELECT tx FROM notice WHERE id = ?", identifier)
+        return str(rows[0][0]) if rows else ""
+
+
+def open_view(spool: Spool, peer: str) -> View | None:
+    """A look into a peer's ledger, or None when there is none.  Raises SpoolError."""
+    return View(Ledger(spool, peer)) if os.path.exists(f"{spool.root}/ledger/{peer}") else None
