@@ -21,7 +21,10 @@ MODULES = $(shell find batchmail -name '*.py')
 LINKS = bsmtp uux rmail
 PAGES = $(wildcard man/*.[1-8])
 UNIT_FILES = $(wildcard contrib/systemd/*.service contrib/systemd/*.timer contrib/systemd/*.socket contrib/systemd/*.path)
-DOC_FILES = $(wildcard README.md contrib/batchmail.toml)
+# Documents, and what an administrator copies: hooks, cron's table, recipes for mail servers, configurations to begin with.
+DOC_FILES = $(wildcard README.md CHANGELOG.md docs/*.md) \
+	$(filter-out $(UNIT_FILES) contrib/call-now contrib/sysusers.d/% contrib/tmpfiles.d/%, $(shell find contrib -type f))
+PLACE = sed 's|/usr/bin/batchmail|$(PREFIX)/bin/batchmail|g; s|/usr/lib/batchmail|$(PREFIX)/lib/batchmail|g'
 
 RUNTIME_STAMP = .venv/runtime
 TOOLS_STAMP = .venv/tools
@@ -71,10 +74,12 @@ install: python
 	@set -e; for name in $(LINKS); do ln -sfn ../../bin/batchmail-pipe '$(LIB)'/"$$name"; done
 	@set -e; for page in $(PAGES); do install -D -m 644 "$$page" '$(MAN)'/man"$${page##*.}/$${page##*/}"; done
 	@set -e; for file in $(UNIT_FILES); do install -d '$(UNITS)'; target='$(UNITS)'/"$${file##*/}"; \
-		sed 's|/usr/bin/batchmail|$(PREFIX)/bin/batchmail|g' "$$file" >"$$target"; chmod 644 "$$target"; done
+		$(PLACE) "$$file" >"$$target"; chmod 644 "$$target"; done
 	@set -e; for file in $(wildcard contrib/sysusers.d/*.conf); do install -D -m 644 "$$file" '$(SYSUSERS)'/"$${file##*/}"; done
 	@set -e; for file in $(wildcard contrib/tmpfiles.d/*.conf); do install -D -m 644 "$$file" '$(TMPFILES)'/"$${file##*/}"; done
-	@set -e; for file in $(DOC_FILES); do install -m 644 "$$file" '$(DOC)'; done
+	@install -m 755 contrib/call-now '$(LIB)'
+	@set -e; for file in $(DOC_FILES); do target='$(DOC)'/"$$file"; install -D -m 644 "$$file" "$$target"; \
+		$(PLACE) "$$file" >"$$target"; [ ! -x "$$file" ] || chmod 755 "$$target"; done
 ifeq ($(DESTDIR),)
 	@echo
 	@echo 'Installed.  Next:'
@@ -91,7 +96,8 @@ uninstall:
 	@rm -f $(foreach file,$(UNIT_FILES),'$(UNITS)/$(notdir $(file))')
 	@rm -f $(foreach file,$(wildcard contrib/sysusers.d/*.conf),'$(SYSUSERS)/$(notdir $(file))')
 	@rm -f $(foreach file,$(wildcard contrib/tmpfiles.d/*.conf),'$(TMPFILES)/$(notdir $(file))')
-	@rm -f $(foreach file,$(DOC_FILES),'$(DOC)/$(notdir $(file))')
+	@rm -f '$(LIB)/call-now' $(foreach file,$(DOC_FILES),'$(DOC)/$(file)')
+	@[ ! -d '$(DOC)' ] || find '$(DOC)' -mindepth 1 -depth -type d -empty -delete
 	@for place in '$(LIB)' '$(DOC)'; do [ ! -d "$$place" ] || rmdir --ignore-fail-on-non-empty "$$place"; done
 	@if [ -d '$(DESTDIR)$(SPOOL)' ]; then \
 		waiting=$$(find '$(DESTDIR)$(SPOOL)' \( -name '*.bsmtp' -o -path '*/outbox/*' -o -path '*/inbox/*' \) -type f | wc -l); \
