@@ -1,5 +1,6 @@
 """batchmail call: call peers and exchange what waits, in both directions."""
 
+import contextlib
 import sys
 import time
 
@@ -8,10 +9,11 @@ import click
 from batchmail.cli import start
 from batchmail.cli.config import find_peer
 from batchmail.cli.progress import ProgressLine, octets_text
-from batchmail.core.errors import BatchmailError, ConfigError, LineError
+from batchmail.core.errors import BatchmailError, ConfigError, LineError, SpoolError
 from batchmail.core.settings import Peer
 from batchmail.flow.context import Context
 from batchmail.flow.exchange import Call, Options, Totals
+from batchmail.flow.overview import note_call
 from batchmail.flow.seal import Sealer
 from batchmail.store.line import CALLER, WAKE, Line, ring
 from batchmail.store.sent import Sent
@@ -119,15 +121,22 @@ def _call(context: Context, options: Options) -> int:
         stream = _connect(peer)
         result = Call(context, stream, line, CALLER, options, shown.call, shown.replay).run()
         shown.end()
+        _note(context, result.error, result.totals.rate)
         if result.error:
             return _explain(peer, result.error, stream)
         _summarize(peer, result.totals, result.text)
         return 0
     except BatchmailError as error:
         shown.end()
+        _note(context, error, None)
         return _explain(peer, error, None)
     finally:
         line.close()
+
+
+def _note(context: Context, error: BatchmailError | None, rate: float | None) -> None:
+    with contextlib.suppress(SpoolError), contextlib.closing(context.open_ledger()) as ledger:
+        note_call(ledger, context.now_ms(), error, rate)
 
 
 def _take_line(context: Context) -> Line | None:

@@ -14,7 +14,8 @@ from batchmail.cli import start
 from batchmail.cli.config import find_peer
 from batchmail.core.errors import BatchmailError, Temporary, UsageError
 from batchmail.flow.context import Context
-from batchmail.flow.exchange import Call, Options
+from batchmail.flow.exchange import Call, Options, Result
+from batchmail.flow.overview import note_call
 from batchmail.store.line import ANSWERER, CALLER, YIELD, Line, ring
 from batchmail.store.received import Received
 from batchmail.store.sent import Sent
@@ -71,6 +72,7 @@ def _answer(peer_name: str, config_file: str | None) -> int:
     call = Call(context, stream, line, ANSWERER, Options(), lambda _totals: None, lambda _done, _octets: None)
     result = call.run()
     line.close()
+    _note(context, result)
     if _something_is_due(context):
         _leave_to_run(peer_name, config_file)
     return start.fail("batchmail-receive", result.error) if result.error else 0
@@ -89,6 +91,12 @@ def _take_line(context: Context) -> Line:
         ring(root, peer.name, YIELD)
         time.sleep(0.05)
     return line
+
+
+def _note(context: Context, result: Result) -> None:
+    ledger = context.open_ledger()
+    note_call(ledger, context.now_ms(), result.error, result.totals.rate)
+    ledger.close()
 
 
 def _something_is_due(context: Context) -> bool:

@@ -35,6 +35,21 @@ def set_up(site: Site) -> Spool:
         raise SpoolError(f"the spool {site.spool} cannot be set up: {error}") from None
 
 
+def open_spool(site: Site) -> Spool:
+    """The spool as it is, for programs that only look; as its owner."""
+    os.umask(0o077)
+    spools.become_owner(site.spool)
+    return Spool(site.spool)
+
+
+def peers_of(site: Site, spool: Spool, name: str | None, path: str) -> list[Peer]:
+    """The peer of that name, or all: those of the configuration and those that have left it and are in the spool."""
+    known = {peer: site.peers.get(peer) or Peer(peer) for peer in (*site.peers, *spool.peers())}
+    if name is None:
+        return [known[peer] for peer in sorted(known)]
+    return [known.get(name.lower()) or config.find_peer(site, name, path)]
+
+
 def _make_spool_dir(site: Site) -> None:
     try:
         account = pwd.getpwnam(site.user)
