@@ -4,7 +4,7 @@ import click
 
 from batchmail.cli import start
 from batchmail.cli.progress import octets_text
-from batchmail.cli.tables import Column, Table, age_text, end_with_reader, print_fields, print_json
+from batchmail.cli.tables import Column, Table, age_text, end_with_reader, field_lines, print_json
 from batchmail.core.errors import BatchmailError, ConfigError, UsageError
 from batchmail.flow.overview import CRITICAL, WARNING, PeerState, Trouble, look_at, room_trouble
 
@@ -112,22 +112,22 @@ def _print_one(state: PeerState, now_ms: int) -> None:
     if state.replay and state.next_replay_ms is not None:
         wait_ms = state.next_replay_ms - now_ms
         replay += f", the next {'now' if wait_ms <= 0 else 'in ' + age_text(wait_ms)}"
-    print_fields(
-        (
-            ("peer", state.peer),
-            ("waiting", f"{_count(state)}, {octets_text(state.waiting_octets)} octets"),
-            ("held", str(state.held)),
-            ("sealed", str(state.sealed)),
-            ("in custody", f"{state.custody} there"),
-            ("oldest", ago(state.oldest_ms)),
-            ("to replay", replay),
-            ("notices owed", str(state.notices)),
-            ("last contact", ago(state.contact_ms) or "never"),
-            ("last call", _last_call(state, now_ms)),
-            ("it ended", state.call_text),
-            ("rate", f"{octets_text(state.rate)}/s" if state.rate else ""),
-        )
+    fields = (
+        ("peer", state.peer),
+        ("waiting", f"{_count(state)}, {octets_text(state.waiting_octets)} octets"),
+        ("held", str(state.held)),
+        ("sealed", str(state.sealed)),
+        ("in custody", f"{state.custody} there"),
+        ("oldest", ago(state.oldest_ms)),
+        ("to replay", replay),
+        ("notices owed", str(state.notices)),
+        ("last contact", ago(state.contact_ms) or "never"),
+        ("last call", _last_call(state, now_ms)),
+        ("it ended", state.call_text),
+        ("rate", f"{octets_text(state.rate)}/s" if state.rate else ""),
     )
+    for line in field_lines(fields):
+        click.echo(line)
 
 
 def _json(state: PeerState, full: Trouble | None) -> dict[str, object]:

@@ -7,7 +7,7 @@ for the terminal, and stand in JSON as xtext like everywhere in batchmail.
 import shutil
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import click
@@ -80,11 +80,9 @@ def print_json(value: dict[str, Any]) -> None:
     click.echo(jsontext.write(value).decode(), nl=False)
 
 
-def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+def field_lines(fields: Iterable[tuple[str, str]]) -> Iterator[str]:
     """Names and values below each other; an empty value is left out."""
-    for name, value in fields:
-        if value:
-            click.echo(f"{name + ':':<14}{value}")
+    return (f"{name:<13} {value}" for name, value in fields if value)
 
 
 def end_with_reader() -> None:

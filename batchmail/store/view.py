@@ -144,3 +144,13 @@ class View:
 def open_view(spool: Spool, peer: str) -> View | None:
     """A look into a peer's ledger, or None when there is none.  Raises SpoolError."""
     return View(Ledger(spool, peer)) if os.path.exists(f"{spool.root}/ledger/{peer}") else None
+
+
+def find_file(spool: Spool, number: Number) -> str:
+    """The path of a numbered file, whole, of either side, whoever the peer is; empty when there is none."""
+    for peer in spool.peers():
+        for place in (f"out/{peer}/outbox", f"in/{peer}/inbox"):
+            path = f"{spool.root}/{place}/{number.file_name}"
+            if os.path.exists(path):
+                return path
+    return ""
