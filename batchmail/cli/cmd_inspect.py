@@ -56,7 +56,8 @@ def _inspect(path: str, as_json: bool) -> int:
     else:
         _print(path, found, shown)
     if found.problem:
-        raise PeerError(f"{path} is damaged: {found.problem}")
+        why = found.problem.removeprefix(f"{path} is damaged: ")
+        raise PeerError(f"{path} is damaged: {why}")
     return 0
 
 

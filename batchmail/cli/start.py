@@ -51,6 +51,24 @@ def peers_of(site: Site, spool: Spool, name: str | None, path: str) -> list[Peer
 
 
 def _make_spool_dir(site: Site) -> None:
+    account = _account(site)
+    os.makedirs(site.spool, mode=0o700)
+    os.chown(site.spool, *account)
+
+
+def owner_of(site: Site) -> tuple[int, int]:
+    """User and group that own the spool, or are to."""
+    try:
+        status = os.stat(site.spool)
+    except FileNotFoundError:
+        return _account(site) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    except OSError as error:
+        me = spools.user_name(os.geteuid())
+        raise SpoolError(f"the spool {site.spool} cannot be reached as {me}: {error.strerror}") from None
+    return status.st_uid, status.st_gid
+
+
+def _account(site: Site) -> tuple[int, int]:
     try:
         account = pwd.getpwnam(site.user)
     except KeyError:
@@ -58,8 +76,7 @@ def _make_spool_dir(site: Site) -> None:
             f"there is no account {site.user} to own {site.spool}: make install and systemd-sysusers make it,"
             f" or: useradd --system --user-group --home-dir {site.spool} --shell /bin/sh {site.user}"
         ) from None
-    os.makedirs(site.spool, mode=0o700)
-    os.chown(site.spool, account.pw_uid, account.pw_gid)
+    return account.pw_uid, account.pw_gid
 
 
 def _door(site: Site, peer: Peer) -> Door:

@@ -39,7 +39,8 @@ def read_file(path: str) -> Iterator[bytes]:
 
 def read_lines(path: str) -> tuple[list[bytes], str]:
     """The lines of a report, request or void, and its identity."""
-    return batchfile.unpack(path)
+    lines, identity = batchfile.unpack(path)
+    return list(lines), identity
 
 
 def inspect_batch(path: str) -> Inspected:
