@@ -29,7 +29,7 @@ def set_up(site: Site) -> Spool:
         _make_spool_dir(site)
     spools.become_owner(site.spool)
     try:
-        spools.set_up(site.spool, ((_door(site, peer), peer.domains) for peer in site.peers.values()))
+        spools.set_up(site.spool, doors(site))
         return Spool(site.spool)
     except OSError as error:
         raise SpoolError(f"the spool {site.spool} cannot be set up: {error}") from None
@@ -77,6 +77,11 @@ def _account(site: Site) -> tuple[int, int]:
             f" or: useradd --system --user-group --home-dir {site.spool} --shell /bin/sh {site.user}"
         ) from None
     return account.pw_uid, account.pw_gid
+
+
+def doors(site: Site) -> list[tuple[Door, tuple[str, ...]]]:
+    """What the doors are to know, with the domains that each is for."""
+    return [(_door(site, peer), peer.domains) for peer in site.peers.values()]
 
 
 def _door(site: Site, peer: Peer) -> Door:

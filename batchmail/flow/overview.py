@@ -27,7 +27,7 @@ from batchmail.store.waiting import Waiting, WaitingRoom, read_entry
 
 MOST_COUNTED = 100_000  # names looked at to count what waits
 WARNING, CRITICAL = "WARNING", "CRITICAL"
-CUSTODY, SEALED, HELD, WAITING, DAMAGED = "custody", "sealed", "held", "waiting", "damaged"
+HELD, WAITING, DAMAGED, UNKNOWN = "held", "waiting", "damaged", "unknown"
 
 Text = Callable[[], Iterator[bytes]]
 
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
     peer: str
     id: str
-    state: str  # CUSTODY (the far side has it), SEALED, HELD, WAITING, DAMAGED
+    state: str  # of its batch, custody (the far side has it) or sealed; or HELD, WAITING, DAMAGED, UNKNOWN
     arrival_ms: int
     size_octets: int
     envelope: Envelope
@@ -72,30 +72,31 @@ def _row_of_file(peer: str, state: str, waiting: Waiting) -> Row:
 
 def _list_batches(context: Context) -> Iterator[Row]:
     outbox = Outbox(context.spool, context.peer.name)
-    numbers = [number for number in _numbers(outbox) if number.kind == BATCH]
-    view = open_view(context.spool, context.peer.name) if numbers else None
-    if view is None:
-        return
-    with closing(view):
-        states = {number: view.batch_state(number) for number in numbers}
-        for number in sorted(numbers, key=lambda number: (states[number], number)):
-            with suppress(FileNotFoundError):
-                yield from _rows_of_batch(context, outbox, view, number, states[number])
+    numbers = [number for number in numbers_in(outbox) if number.kind == BATCH]
+    unsettled: dict[Number, tuple[str, set[str] | None]] = dict.fromkeys(numbers, (UNKNOWN, None))
+    with suppress(SpoolError):  # `look_at` says what is wrong with the ledger
+        view = open_view(context.spool, context.peer.name) if numbers else None
+        if view is not None:
+            with closing(view):
+                unsettled = {number: (view.batch_state(number), view.open_ids(number)) for number in numbers}
+    for number, (state, identifiers) in sorted(unsettled.items(), key=lambda one: (one[1][0], one[0])):
+        with suppress(FileNotFoundError):
+            yield from _rows_of_batch(context.peer.name, outbox.path(number), number, state, identifiers)
 
 
-def _rows_of_batch(context: Context, outbox: Outbox, view: View, number: Number, state: str) -> Iterator[Row]:
-    peer, unsettled = context.peer.name, view.open_ids(number)
-    for item, text in batchfile.read_transactions(outbox.path(number)):
-        if item.entry.id in unsettled:
+def _rows_of_batch(peer: str, path: str, number: Number, state: str, identifiers: set[str] | None) -> Iterator[Row]:
+    for item, text in batchfile.read_transactions(path):
+        if identifiers is None or item.entry.id in identifiers:
             entry = item.entry
             envelope = read_envelope(text)
             yield Row(peer, entry.id, state, entry.arrival_ms, entry.size_octets, envelope, number.file_name)
 
 
-def _numbers(box: Outbox | Inbox) -> list[Number]:
+def numbers_in(box: Outbox | Inbox) -> list[Number]:
+    """The files of a box, also of one that is not set up yet."""
     try:
         return box.numbers()
-    except FileNotFoundError:  # a peer that was configured and not set up
+    except FileNotFoundError:
         return []
 
 

@@ -132,17 +132,39 @@ def set_up(root: str, peers: Iterable[tuple[Door, Iterable[str]]]) -> None:
     if not os.path.exists(f"{root}/VERSION"):
         replace(f"{root}/tmp", f"{root}/VERSION", b"%d\n" % VERSION)
     spool = Spool(root)
-    files: dict[str, bytes] = {}
-    for door, domains in peers:
+    chosen = list(peers)
+    for door, _ in chosen:
         set_up_peer(spool, door.peer)
-        text = "".join(f"{key}={value}\n" for key, value in door._asdict().items()).encode()
-        for name in (f"peer.{door.peer}", *map(_domain_file, domains)):
-            files.setdefault(name, text)
+    files = _door_files(chosen)
     for name, text in files.items():
         _write_if_changed(spool, f"{root}/doors/{name}", text)
     for name in set(os.listdir(f"{root}/doors")) - set(files):
         retire(f"{root}/doors/{name}")
     spool.sweep(time.time())
+
+
+def _door_files(peers: Iterable[tuple[Door, Iterable[str]]]) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for door, domains in peers:
+        text = "".join(f"{key}={value}\n" for key, value in door._asdict().items()).encode()
+        for name in (f"peer.{door.peer}", *map(_domain_file, domains)):
+            files.setdefault(name, text)
+    return files
+
+
+def stale_doors(root: str, peers: Iterable[tuple[Door, Iterable[str]]]) -> list[str]:
+    """The doors' files that are not as `set_up` would make them."""
+    files = _door_files(peers)
+    stale = set(os.listdir(f"{root}/doors")) - set(files)
+    for name, text in files.items():
+        try:
+            with open(f"{root}/doors/{name}", "rb") as file:
+                if file.read() == text:
+                    continue
+        except FileNotFoundError:
+            pass
+        stale.add(name)
+    return sorted(stale)
 
 
 def set_up_peer(spool: Spool, peer: str) -> None:

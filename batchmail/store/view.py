@@ -5,6 +5,7 @@ queries cost what they count: each has its index.
 """
 
 import os
+from contextlib import suppress
 from typing import NamedTuple
 
 from batchmail.core.numbered import BATCH, Number
@@ -142,8 +143,16 @@ class View:
 
 
 def open_view(spool: Spool, peer: str) -> View | None:
-    """A look into a peer's ledger, or None when there is none.  Raises SpoolError."""
-    return View(Ledger(spool, peer)) if os.path.exists(f"{spool.root}/ledger/{peer}") else None
+    """A look into a peer's ledger, or None when there is none and need not be.  Raises SpoolError."""
+    if os.path.exists(f"{spool.root}/ledger/{peer}") or _holds_batches(spool, peer):
+        return View(Ledger(spool, peer))  # which says what a ledger that is missing means
+    return None
+
+
+def _holds_batches(spool: Spool, peer: str) -> bool:
+    with suppress(FileNotFoundError):  # a peer that is not set up
+        return any(os.listdir(f"{spool.root}/{place}") for place in (f"out/{peer}/outbox", f"in/{peer}/inbox"))
+    return False
 
 
 def find_file(spool: Spool, number: Number) -> str:

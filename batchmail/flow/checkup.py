@@ -1,0 +1,184 @@
+"""Looking for what is wrong with a site, or will be when it is needed; nothing is changed.
+
+Each finding says what was looked at and, if it is wrong, what to do.  Targets
+and servers are greeted and left; no mail is given to them.
+"""
+
+import os
+import shlex
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import NamedTuple
+
+from batchmail.core.errors import BatchmailError, LineError, PeerError
+from batchmail.core.numbered import BATCH, Number
+from batchmail.core.settings import Peer, Site
+from batchmail.flow.context import Context
+from batchmail.flow.overview import numbers_in, room_trouble
+from batchmail.flow.smtp_session import Session
+from batchmail.flow.target_spec import TargetSpec, parse_target
+from batchmail.store import batchfile, spool
+from batchmail.store.boxes import Inbox, Outbox
+from batchmail.store.spool import Door, Spool
+from batchmail.store.view import View, open_view
+from batchmail.store.waiting import Waiting, WaitingRoom, read_entry
+from batchmail.wire.known_hosts import known_keys, name_in_files
+from batchmail.wire.ssh_address import parse_address
+from batchmail.wire.ssh_config import find_route
+from batchmail.wire.ssh_keys import LoginKeys
+
+
+class Finding(NamedTuple):
+    """What was looked at, and what is wrong with it; empty when nothing is."""
+
+    subject: str
+    problem: str = ""
+
+
+def check_spool(found: Spool, doors: Iterable[tuple[Door, Iterable[str]]]) -> Iterator[Finding]:
+    """Rights, and whether the doors know what the configuration says."""
+    wrong = list(_wrong_rights(found.root))
+    shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+    owner = spool.user_name(os.geteuid())
+    mend = f"chown -R {owner} {found.root}; chmod -R go= {found.root}"
+    yield Finding(f"rights of {found.root}", f"not {owner}'s alone: {shown}; {mend}" if wrong else "")
+    stale = spool.stale_doors(found.root, doors)
+    shown = ", ".join(stale[:3]) + (", ..." if len(stale) > 3 else "")
+    problem = f"not up to date with the configuration ({shown}): run batchmail setup" if stale else ""
+    yield Finding(f"doors in {found.root}/doors", problem)
+
+
+def _wrong_rights(root: str) -> Iterator[str]:
+    """The spool's directories, down to those of each peer: a file in them is safe when they are."""
+    places = ["", "tmp", "doors", "lock", "out", "in", "ledger"]
+    for side in ("out", "in"):
+        for peer in os.listdir(f"{root}/{side}"):
+            places += [f"{side}/{peer}", *(f"{side}/{peer}/{name}" for name in os.listdir(f"{root}/{side}/{peer}"))]
+    for place in places:
+        path = f"{root}/{place}".rstrip("/")
+        try:
+            status = os.stat(path, follow_symlinks=False)
+        except FileNotFoundError:
+            yield f"{path} (missing)"
+            continue
+        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+            yield f"{path} ({spool.user_name(status.st_uid)}, {stat.S_IMODE(status.st_mode):04o})"
+
+
+def check_room(context: Context) -> Finding:
+    trouble = room_trouble(context)
+    return Finding("free space", trouble.text if trouble else "")
+
+
+def check_ledger(context: Context) -> Finding:
+    subject = f"ledger of {context.peer.name}"
+    try:
+        view = open_view(context.spool, context.peer.name)
+    except BatchmailError as error:
+        return Finding(subject, str(error))
+    if view is not None:
+        view.close()
+    return Finding(subject)
+
+
+# -- targets and lines ------------------------------------------------------------------------------------------
+
+
+def check_targets(site: Site) -> Iterator[Finding]:
+    """Each target once, whatever number of peers has it."""
+    for text in dict.fromkeys(peer.target for peer in site.peers.values()):
+        yield Finding(f"target {text}", _target_problem(parse_target(text), site.name))
+
+
+def _target_problem(spec: TargetSpec, me: str) -> str:
+    if spec.scheme in ("bsmtp", "maildir"):
+        place = spec.path if os.path.exists(spec.path) else os.path.dirname(spec.path)
+        writable = os.access(place, os.W_OK | os.X_OK)
+        return "" if writable else f"{spool.user_name(os.geteuid())} cannot write into {place}"
+    if spec.scheme == "rmail":
+        return "" if os.access(spec.path, os.X_OK) else f"{spec.path} is no program that can be started"
+    try:
+        Session(spec, me).quit()
+    except (LineError, PeerError) as error:
+        return f"takes nothing now: {error}"
+    return ""
+
+
+def check_line(peer: Peer) -> Iterator[Finding]:
+    """What a call needs before it is made: the program, or key and host key."""
+    for way in peer.call:
+        subject = f"calls to {peer.name} by {way}"
+        try:
+            if way.startswith("command:"):
+                yield Finding(subject, _command_problem(way.removeprefix("command:")))
+            else:
+                yield Finding(subject, _ssh_problem(peer, way))
+        except BatchmailError as error:
+            yield Finding(subject, str(error))
+
+
+def _command_problem(command: str) -> str:
+    program = (shlex.split(command) or [""])[0]
+    return "" if shutil.which(program) else f"{program or 'nothing'} is no program that can be started"
+
+
+def _ssh_problem(peer: Peer, way: str) -> str:
+    route = find_route(parse_address(way), peer.ssh_config or None)
+    with LoginKeys((*peer.identity, *route.identities), peer.use_agent):
+        pass  # it says itself that there is none
+    files = peer.known_hosts + route.known_hosts
+    name = name_in_files(route.known_as, route.port)
+    if not known_keys(files, name):
+        return f"{' and '.join(files)} has no line for {name}: batchmail key {peer.name} prints it"
+    return ""
+
+
+# -- every file -------------------------------------------------------------------------------------------------
+
+
+def check_files(context: Context) -> Iterator[Finding]:
+    """Read every file of a peer and compare it with its digests; only what is wrong, then one finding for the rest."""
+    room, count = WaitingRoom(context.spool, context.peer.name), 0
+    for scan in (room.scan_held(), room.scan()):
+        for waiting in scan:
+            count += 1
+            problem = _waiting_problem(waiting)
+            if problem:
+                yield Finding(f"{waiting.path}", f"{problem}; set it aside and ask the sender for it again")
+    view = open_view(context.spool, context.peer.name)
+    if view is not None:
+        with closing(view):
+            for box in (Outbox(context.spool, context.peer.name), Inbox(context.spool, context.peer.name)):
+                for number in numbers_in(box):
+                    count += 1
+                    problem = _numbered_problem(view, number, box.path(number))
+                    if problem:
+                        yield Finding(box.path(number), problem)
+    yield Finding(f"files of {context.peer.name}: {count} read")
+
+
+def _waiting_problem(waiting: Waiting) -> str:
+    try:
+        _, text = read_entry(waiting)
+        for _ in text():
+            pass
+    except FileNotFoundError:  # sealed meanwhile
+        return ""
+    except (OSError, BatchmailError) as error:
+        return str(error)
+    return ""
+
+
+def _numbered_problem(view: View, number: Number, path: str) -> str:
+    try:
+        identity = batchfile.check_batch(path)[2] if number.kind == BATCH else batchfile.unpack(path)[1]
+    except FileNotFoundError:  # settled meanwhile
+        return ""
+    except (OSError, BatchmailError) as error:
+        return f"{error}; the other side can be asked to send it again, or has it"
+    known = view.identity(number)
+    return (
+        "" if known in ("", identity) else "not the file that the ledger knows under its number: its identity differs"
+    )
