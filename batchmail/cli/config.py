@@ -22,6 +22,8 @@ DEFAULT_PATH = "/etc/batchmail/batchmail.toml"
 DEFAULT_SPOOL = "/var/spool/batchmail"
 DEFAULT_USER = "batchmail"
 _MAX_OCTETS = 16 << 20
+_MAX_SIZE_OCTETS = 1 << 50  # what crosses the link as an integer of JSON stays far below 2^53
+_MAX_TIME_S = 100 * 365 * 86400
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SECONDS = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SIZE = re.compile(r"([0-9]{1,15})\s*([KMGT]?)(?:i?B)?\Z")
@@ -42,6 +44,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _directory(value: Any) -> str:
+    if not _text(value).startswith("/"):
+        raise ValueError
+    return str(value)
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError
@@ -56,19 +64,26 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _octets(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    match = _SIZE.match(_text(value))
-    if not match:
+    if isinstance(value, int) and not isinstance(value, bool):
+        found = value
+    else:
+        match = _SIZE.match(_text(value))
+        if not match:
+            raise ValueError
+        found = int(match[1]) * _UNITS[match[2]]
+    if not 0 <= found <= _MAX_SIZE_OCTETS:
         raise ValueError
-    return int(match[1]) * _UNITS[match[2]]
+    return found
 
 
 def _seconds(value: Any) -> float:
     match = _DURATION.match(_text(value))
     if not match:
         raise ValueError
-    return int(match[1]) * _SECONDS[match[2]]
+    found = int(match[1]) * _SECONDS[match[2]]
+    if found > _MAX_TIME_S:
+        raise ValueError
+    return found
 
 
 def _milliseconds(value: Any) -> int:
@@ -108,7 +123,7 @@ def _odd(value: Any) -> str:
 
 
 def _level(value: Any) -> int:
-    if not isinstance(value, int) or not 1 <= value <= 19:
+    if type(value) is not int or not 1 <= value <= 19:
         raise ValueError
     return value
 
@@ -118,7 +133,7 @@ _A_TIME = 'a duration such as "10s", "2h", "30d"'
 _DOMAINS = 'domains: "a.example", ".a.example" for all below it, or "*"'
 _SITE_KEYS = {
     "site": _Key("name", _site_name, "a host name"),
-    "spool": _Key("spool", _text, "a directory"),
+    "spool": _Key("spool", _directory, "the absolute path of a directory"),
     "user": _Key("user", _text, "an account name"),
     "reserve": _Key("reserve_octets", _octets, _A_SIZE),
     "odd_octets": _Key("odd_octets", _odd, '"normalize" or "refuse"'),
@@ -171,13 +186,14 @@ def _site(path: str, table: dict[str, Any]) -> Site:
     if not isinstance(peers, dict) or not all(isinstance(entry, dict) for entry in peers.values()):
         raise ConfigError(f"{path}: peers is to be tables, such as [peers.home]")
     defaults: dict[str, Any] = {
-        "name": socket.getfqdn(),
         "spool": DEFAULT_SPOOL,
         "user": DEFAULT_USER,
         "reserve_octets": 64 << 20,
         "odd_octets": "normalize",
     }
     values = defaults | _read(path, "", table, _SITE_KEYS, ("peers",))
+    if "name" not in values:
+        values["name"] = socket.getfqdn()  # asks the name service, which may take its time
     if not is_site(values["name"]):
         raise ConfigError(f'{path}: this host has no usable name: set site = "host.example"')
     here = os.path.dirname(os.path.abspath(path))
@@ -205,6 +221,8 @@ def _read(
     for name, value in table.items():
         shown = f"{where}.{name}" if where else name
         key = keys.get(name)
+        if key is None and where and isinstance(value, dict):
+            raise ConfigError(f'{path}: [{shown}]: a name with dots is quoted, as in [peers."mx.example.net"]')
         if key is None:
             near = difflib.get_close_matches(name, [*keys, *others], n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted([*keys, *others]))}"

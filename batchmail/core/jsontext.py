@@ -1,7 +1,8 @@
 """JSON as batchmail writes and reads it: compact lines, strictly bounded.
 
 Integers 0 to 2^53-1, nesting of at most four, no double keys, no fractions;
-octets of the mail side (addresses, replies, HELO names) are strings in xtext.
+strings are printable ASCII, and octets of the mail side (addresses, replies,
+HELO names) stand in them as xtext.
 Whatever is wrong in a text from a peer is PeerError.
 """
 
@@ -19,6 +20,11 @@ _DEPTH = 4
 def write(value: dict[str, Any]) -> bytes:
     """One line, with its line end."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is a string that may stand in logs, file names and messages: printable ASCII."""
+    return type(value) is str and value.isascii() and value.isprintable()
 
 
 def octets(value: bytes) -> str:
@@ -46,7 +52,7 @@ class Fields:
 
     def text(self, key: str, longest: int = 255, default: str | None = None) -> str:
         value = self.value.get(key, default)
-        if type(value) is not str or len(value) > longest:
+        if type(value) is not str or len(value) > longest or not is_text(value):
             self._fail(key)
         return value
 
@@ -98,9 +104,10 @@ def read(line: bytes, where: str, longest: int = 65536) -> Fields:
             parse_constant=_refuse,
             parse_int=_integer,
         )
+        depth = _depth(value)
     except (ValueError, RecursionError) as error:
         raise PeerError(f"{where}: not the JSON that is read here: {str(error)[:100]}") from None
-    if type(value) is not dict or _depth(value) > _DEPTH:
+    if type(value) is not dict or depth > _DEPTH:
         raise PeerError(f"{where}: not a JSON object of at most {_DEPTH} levels")
     return Fields(value, where)
 

@@ -18,6 +18,7 @@ VERSION = 1
 MAX_TRANSACTIONS = 10_000
 MAX_TEXT_OCTETS = 16 << 20  # of a batch with more than one transaction
 MAX_MANIFEST_OCTETS = 16 << 20
+MAX_BETWEEN_OCTETS = 64 << 10  # of the text that is in no transaction: EHLO, QUIT, what a later writer may add
 _LINE_OCTETS = 8192
 _KEYS = (
     "id",
@@ -52,7 +53,7 @@ class Item(NamedTuple):
     """A transaction of the batch."""
 
     entry: Entry
-    offset: int  # of its MAIL in the text
+    offset: int  # of its MAIL in the text; 0 before it has its place in a batch
     lifetime_ms: int  # from arrival, until it is given up
     must: tuple[str, ...] = ()  # keys that a reader has to know to do right by it
 
@@ -122,6 +123,8 @@ def read_item(line: bytes) -> Item:
     """A transaction's line.  Raises PeerError."""
     fields = jsontext.read(line, "manifest", _LINE_OCTETS)
     must = fields.items("must", 20)
+    if not all(map(jsontext.is_text, must)):
+        raise PeerError("manifest: 'must' is to name keys")
     entry = Entry(
         fields.text("id"),
         fields.integer("arrival"),
@@ -140,7 +143,7 @@ def read_item(line: bytes) -> Item:
         entry,
         fields.integer("offset"),
         fields.integer("lifetime"),
-        tuple(str(key)[:40] for key in must if key not in _KNOWN),
+        tuple(key[:40] for key in must if key not in _KNOWN),
     )
 
 
@@ -158,6 +161,8 @@ def read(lines: Iterable[bytes]) -> tuple[Head, list[Item]]:
         items.append(item)
     if len(items) != head.transactions or end > head.text_octets:
         raise PeerError("manifest: fewer transactions than counted, or they exceed the text")
+    if head.text_octets - sum(item.entry.text_octets for item in items) > MAX_BETWEEN_OCTETS:
+        raise PeerError("manifest: it declares more text than its transactions have")
     if len({item.entry.id for item in items}) != len(items):
         raise PeerError("manifest: an ID stands twice")
     return head, items

@@ -19,6 +19,8 @@ VERSION = 1
 MAX_OUTCOMES = 10_000
 MAX_TEXT_OCTETS = 16 << 20
 WITHDRAW = "withdraw"
+_REPLY_OCTETS = 8192
+_MTA_OCTETS = 255
 
 
 class Reported(NamedTuple):
@@ -60,8 +62,8 @@ def _outcome_line(row: Reported) -> dict[str, object]:
         "action": outcome.action,
         "code": outcome.code,
         "status": outcome.status,
-        "text": jsontext.octets(outcome.text),
-        "mta": jsontext.octets(outcome.mta),
+        "text": jsontext.octets(outcome.text[:_REPLY_OCTETS]),
+        "mta": jsontext.octets(outcome.mta[:_MTA_OCTETS]),
         "time": outcome.time_ms,
     }
     if row.doubtful:
@@ -86,8 +88,8 @@ def read_report(number: Number, lines: Iterable[bytes]) -> list[Reported]:
             action,
             fields.integer("code", 0, 999),
             status,
-            fields.octets("text", 8192),
-            fields.octets("mta"),
+            fields.octets("text", _REPLY_OCTETS),
+            fields.octets("mta", _MTA_OCTETS),
             fields.integer("time"),
         )
         found.append(Reported(_identifier(number, fields), outcome, fields.integer("doubt", 0, 1, default=0) == 1))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from batchmail.core import trace
 from batchmail.core.entry import Entry
 from batchmail.core.envelope import Envelope, domain_of
-from batchmail.core.errors import PeerError
+from batchmail.core.errors import PeerError, SpoolError
 from batchmail.core.manifest import Item
 from batchmail.core.numbered import Number
 from batchmail.core.outcome import DELAYED, FAILED, Outcome
@@ -54,16 +54,24 @@ class Replayer:
             self._inbox.remove(number)
 
     def _replay_batch(self, number: Number, stopped: Callable[[], bool]) -> None:
-        path = self._inbox.path(number)
         due = self._received.due(number, self._context.now_ms())
+        for item, transaction in self._read(number, set(due)):
+            if stopped():
+                return
+            self._replay(item, due[item.entry.id], transaction)
+
+    def _read(self, number: Number, wanted: set[str]) -> Iterator[tuple[Item, Transaction]]:
+        """These transactions of a batch; a batch that is damaged is told about and left as it is."""
+        path = self._inbox.path(number)
         try:
             for item, text in batchfile.read_transactions(path):
-                if stopped() or not due:
-                    return
-                if item.entry.id in due:
+                if item.entry.id in wanted:
+                    wanted.remove(item.entry.id)
                     with Transaction(text, self._context.spool.tmp) as transaction:
-                        self._replay(item, due.pop(item.entry.id), transaction)
-        except (PeerError, FileNotFoundError) as error:
+                        yield item, transaction
+                if not wanted:
+                    return
+        except (PeerError, SpoolError, FileNotFoundError) as error:
             maillog.trouble(self._context.peer.name, f"{path} cannot be replayed: {error}; batchmail check says more")
 
     def _replay(self, item: Item, due: Due, transaction: Transaction) -> None:

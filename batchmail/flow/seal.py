@@ -55,7 +55,8 @@ class Sealer:
             loaded = list(self._load(chosen))
             if not loaded:
                 continue
-            number = self._write_batch(far_site, [(one.item, one.text) for one in loaded])
+            items = batchfile.place((one.item for one in loaded), self._context.site.name)
+            number = self._write_batch(far_site, items, (one.text() for one in loaded))
             self._room.remove([one.waiting.path for one in loaded])
             return number
         return None
@@ -72,7 +73,7 @@ class Sealer:
                 break
         leftovers = self._sent.sealed_ids([waiting.id for waiting in seen])
         self._room.remove([waiting.path for waiting in seen if waiting.id in leftovers])
-        most = self._context.peer.batch_octets
+        most = min(self._context.peer.batch_octets, manifest.MAX_TEXT_OCTETS - manifest.MAX_BETWEEN_OCTETS)
         fresh = sorted(
             (waiting for waiting in seen if waiting.id not in leftovers),
             key=lambda waiting: (waiting.urgency, waiting.text_octets > most, waiting.id),
@@ -87,7 +88,6 @@ class Sealer:
         return chosen
 
     def _load(self, chosen: list[Waiting]) -> Iterator[_Loaded]:
-        offset = len(batchfile.preface(self._context.site.name))
         for waiting in chosen:
             try:
                 entry, text = read_entry(waiting)
@@ -96,22 +96,19 @@ class Sealer:
             except SpoolError as error:
                 self._hold(waiting, str(error))
                 continue
-            yield _Loaded(waiting, Item(entry, offset, self._context.peer.lifetime_ms), text)
-            offset += entry.text_octets
+            yield _Loaded(waiting, Item(entry, 0, self._context.peer.lifetime_ms), text)
 
     def _hold(self, waiting: Waiting, why: str) -> None:
         self._room.hold(waiting)
         maillog.held(waiting.id, self._context.peer.name, why)
 
-    def _write_batch(self, far_site: str, members: list[tuple[Item, Text]]) -> Number:
+    def _write_batch(self, far_site: str, items: list[Item], texts: Iterable[Iterable[bytes]]) -> Number:
         now_ms = self._context.now_ms()
         number = self._sent.reserve(BATCH, now_ms)
-        items = [item for item, _ in members]
         length = items[-1].offset + items[-1].entry.text_octets + len(batchfile.CLOSING)
         origin, reads = self._context.site.name, (manifest.VERSION,)
         head = Head(number.stream, number.seq, origin, far_site, reads, now_ms, len(items), length)
         with Draft(self._context.spool.tmp) as draft:
-            texts = (text() for _, text in members)
             identity = batchfile.write_batch(draft, head, items, texts, self._context.peer.level)
             self._outbox.publish(draft, number)
         self._sent.seal(number, identity, draft.size_octets, items)
@@ -154,9 +151,9 @@ class Sealer:
                 self._fill_gap(file.number, number)
             else:
                 self._seal_again(number)
-        live = {(f.number.stream, f.number.seq): f.number for f in self._sent.files("sealed", "custody")}
-        for key, number in there.items():
-            if live.get(key, number).kind != number.kind or key not in live:
+        live = {file.number for file in self._sent.files("sealed", "custody")}
+        for number in self._outbox.numbers():
+            if number not in live:
                 self._outbox.remove(number)
 
     def _seal_again(self, number: Number) -> None:
@@ -191,7 +188,7 @@ class Sealer:
             self._hold_from_batch(path, items[0], why)
         else:
             for part in (items[:middle], items[middle:]):
-                self._write_batch(far_site, batchfile.excerpt(path, part, self._context.site.name))
+                self._write_batch(far_site, *batchfile.excerpt(path, part, self._context.site.name))
         self._fill_gap(self._sent.void(file.number), file.number)
 
     def _hold_from_batch(self, path: str, item: Item, why: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from batchmail.core import dsn, notice, report
 from batchmail.core.envelope import Client
-from batchmail.core.errors import PeerError
+from batchmail.core.errors import PeerError, SpoolError
 from batchmail.core.manifest import Item
 from batchmail.core.numbered import REPORT, REQUEST, VOID, Number
 from batchmail.core.outcome import DELAYED, FAILED, Outcome
@@ -77,8 +77,12 @@ class Settler:
             self._received.done(number)
             return
         noticed: _Noticed = {}
-        for batch in {place for _, place in found}:
-            noticed |= self._write_notices(batch, [row for row, place in found if place == batch])
+        try:
+            for batch in {place for _, place in found}:
+                noticed |= self._write_notices(batch, [row for row, place in found if place == batch])
+        except (PeerError, SpoolError, FileNotFoundError) as error:  # sealed anew just now, or damaged
+            maillog.trouble(self._context.peer.name, f"{path} cannot be settled yet: {error}")
+            return
         self._sent.settle([row for row, _ in found], noticed, self._context.now_ms())
         self._close(number)
 
@@ -124,7 +128,13 @@ class Settler:
 
     def _hand_over(self, owed: OwedNotice) -> None:
         now_ms = self._context.now_ms()
-        with Transaction(self._notices.read(owed.id), self._context.spool.tmp) as letter:
+        try:
+            letter = Transaction(self._notices.read(owed.id), self._context.spool.tmp)
+        except (SpoolError, FileNotFoundError) as error:
+            maillog.trouble(self._context.peer.name, f"notice {owed.id} for {owed.tx} cannot be read: {error}")
+            self._sent.postpone_notice(owed.id, next_attempt_ms(now_ms, owed.attempts))
+            return
+        with letter:
             answers: list[Outcome] = []
             self._target.deliver(self._delivery(owed, letter), _nothing, answers.append)
             answer = answers[0]

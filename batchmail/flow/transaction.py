@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from batchmail.core import bsmtp
 from batchmail.core.envelope import Envelope
-from batchmail.core.errors import SpoolError
+from batchmail.core.errors import MalformedInput, SpoolError
 from batchmail.store.spill import Spill
 
 MAX_HEADER_OCTETS = 256 << 10  # looked at for loops and non-ASCII octets
@@ -14,27 +14,35 @@ class Transaction:
     """An envelope with its content; a context manager, since large content lies in a draft."""
 
     def __init__(self, text: Iterable[bytes], tmp_dir: str):
-        """Read `text` from MAIL to the final dot."""
+        """Read `text` from MAIL to the final dot.  Raises SpoolError when it is not a whole transaction."""
         self._spill = Spill(tmp_dir)
         self.header = b""
         self.eightbit = False
-        self.envelope = self._read(text)
+        try:
+            self.envelope = self._read(text)
+        except BaseException:
+            self._spill.discard()
+            raise
         end = self.header.find(b"\r\n\r\n")
         if end >= 0:
             self.header = self.header[: end + 2]
 
     def _read(self, text: Iterable[bytes]) -> Envelope:
         reader = bsmtp.Reader(b"\r\n")
-        envelope = None
-        for octets in text:
-            reader.receive(octets)
-            while (event := reader.next_event()) is not None:
-                if isinstance(event, bsmtp.Start):
-                    envelope = event.envelope
-                elif isinstance(event, bsmtp.Content):
-                    self._take(event.octets)
-        if envelope is None:
-            raise SpoolError("a transaction's text holds no envelope")
+        envelope, whole = None, False
+        try:
+            for octets in text:
+                reader.receive(octets)
+                while (event := reader.next_event()) is not None:
+                    if isinstance(event, bsmtp.Start):
+                        envelope = event.envelope
+                    elif isinstance(event, bsmtp.Content):
+                        self._take(event.octets)
+                    whole = isinstance(event, bsmtp.End)
+        except MalformedInput as error:
+            raise SpoolError(f"a transaction's text is damaged: {error}") from None
+        if envelope is None or not whole:
+            raise SpoolError("a transaction's text is damaged: it has no envelope or no end")
         return envelope
 
     def _take(self, octets: bytes) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
-from batchmail.core.errors import BatchmailError, LineError
+from batchmail.core.errors import BatchmailError, LineError, Temporary
 from batchmail.flow.context import Context
 from batchmail.flow.delivery import Target
 from batchmail.flow.replay import Progress, Replayer
@@ -55,9 +55,9 @@ class Worker:
 
     def __init__(self, context: Context, progress: Progress, changed: Callable[[], None]):
         self._context, self._progress, self._changed = context, progress, changed
-        self._kicked = threading.Event()
-        self._stopped = threading.Event()
-        self._idle = threading.Event()
+        self._condition = threading.Condition()  # guards the three below
+        self._wanted = self._busy = False  # a pass is to be made; it is being made
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="batchmail-replay", daemon=True)
         self.error: BatchmailError | None = None
 
@@ -66,45 +66,63 @@ class Worker:
 
     def kick(self) -> None:
         """Something is due: files have come."""
-        self._idle.clear()
-        self._kicked.set()
+        with self._condition:
+            self._wanted = True
+            self._condition.notify_all()
 
     @property
     def is_idle(self) -> bool:
-        return self._idle.is_set() or not self._thread.is_alive()
+        return self._stopped or not (self._wanted or self._busy) or not self._thread.is_alive()
 
     def stop(self, wait: bool) -> None:
         """End the thread; when not told to wait for what is due, after the transaction at hand."""
-        if wait:
-            self._idle.wait()
-        self._stopped.set()
-        self._kicked.set()
+        with self._condition:
+            if wait:
+                self._condition.wait_for(lambda: self.is_idle)
+            self._stopped = True
+            self._condition.notify_all()
         if self._thread.is_alive():
             self._thread.join()
+
+    def _is_stopped(self) -> bool:
+        return self._stopped
 
     def _run(self) -> None:
         try:
             self._work()
         except BatchmailError as error:
             self.error = error
-            maillog.trouble(self._context.peer.name, str(error))
+        except OSError as error:
+            self.error = Temporary(f"the spool cannot be used: {error}")
         finally:
-            self._idle.set()
-            self._changed()
+            self._stopped = True
+            self._rest()
+        if self.error:
+            maillog.trouble(self._context.peer.name, str(self.error))
 
     def _work(self) -> None:
         context = self._context
         ledger = context.open_ledger()
         target = open_target(parse_target(context.peer.target), context.site.name, context.now_ms, context.spool.tmp)
         try:
-            while not self._stopped.is_set():
-                self._kicked.clear()
-                work_once(context, ledger, target, self._progress, self._stopped.is_set)
-                if not self._kicked.is_set():
+            while self._next():
+                work_once(context, ledger, target, self._progress, self._is_stopped)
+                if not self._wanted:
                     target.close()
-                    self._idle.set()
-                    self._changed()
-                self._kicked.wait()
+                self._rest()
         finally:
             target.close()
             ledger.close()
+
+    def _next(self) -> bool:
+        """Wait until a pass is to be made; False: no more."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._wanted or self._stopped)
+            self._busy, self._wanted = not self._stopped, False
+            return self._busy
+
+    def _rest(self) -> None:
+        with self._condition:
+            self._busy = False
+            self._condition.notify_all()
+        self._changed()

@@ -21,10 +21,12 @@ from batchmail.proto.hello import Hello
 MAX_PAYLOAD_OCTETS = 65536 - 5
 _MAX_PREAMBLE_OCTETS = 4096
 _MAX_OPEN = 64
+_MAX_ANSWERED = 4096  # files refused before their end: what was on its way may still come
 _HEAD = struct.Struct(">BI")
 _DATA = struct.Struct(">16sQQ")
 DATA_HEAD_OCTETS = _HEAD.size + _DATA.size
 _GREETING = re.compile(rb"(?:^|\n)BATCHMAIL [0-9]{1,3} [^\n]{1,300}\n")
+_MAX_GREETING_OCTETS = 316
 
 
 class Open(NamedTuple):
@@ -116,7 +118,7 @@ class _Coming:
 
     def __init__(self, opened: Open):
         self.octets, self.offset = opened.octets, opened.offset
-        self.answered = False  # by us, refused or had before: what is on its way is passed over
+        self.answered = False  # by us, refused or had before: what is on its way counts for nothing
 
 
 class Session:
@@ -154,10 +156,7 @@ class Session:
             return None
         while True:
             if self._piece:
-                piece = self._read_piece(*self._piece)
-                if piece is None or not self._is_answered(piece):
-                    return piece
-                continue
+                return self._read_piece(*self._piece)
             frame = self._read_frame()
             if frame is None:
                 return None
@@ -182,11 +181,11 @@ class Session:
 
     def _read_greeting(self) -> bool:
         match = _GREETING.search(self._buffer)
-        if match:
+        if match and match.start() <= _MAX_PREAMBLE_OCTETS:
             del self._buffer[: match.end()]
             self.theirs = HELLO
             return True
-        if len(self._buffer) > _MAX_PREAMBLE_OCTETS:
+        if match or len(self._buffer) > _MAX_PREAMBLE_OCTETS + _MAX_GREETING_OCTETS:
             raise PeerError(f"the other side is not batchmail; it said: {self.preamble()}")
         return False
 
@@ -237,13 +236,9 @@ class Session:
         self._piece = (stream, seq, end, left - len(octets)) if left > len(octets) else None
         coming = self._coming[stream, seq]
         coming.offset = end
-        if end == coming.octets and not coming.answered:
+        if end == coming.octets:
             del self._coming[stream, seq]
         return Data(stream, seq, offset, octets)
-
-    def _is_answered(self, piece: Data) -> bool:
-        coming = self._coming.get((piece.stream, piece.seq))
-        return coming is not None and coming.answered
 
     def _follow(self, event: Event) -> None:
         state = NEXT.get((self.theirs, type(event)))
@@ -255,8 +250,8 @@ class Session:
         if isinstance(event, Open):
             self.opens_received += 1
             self.ours = READY if self.ours == DONE else self.ours
-            self._coming = {key: c for key, c in self._coming.items() if not (c.answered and c.offset == c.octets)}
-            if len(self._coming) >= _MAX_OPEN:
+            open_count = sum(not coming.answered for coming in self._coming.values())
+            if open_count >= _MAX_OPEN or len(self._coming) >= _MAX_ANSWERED:
                 raise PeerError(f"more than {_MAX_OPEN} files open at once")
             if event.offset < event.octets:
                 self._coming[event.number.stream, event.number.seq] = _Coming(event)

@@ -4,13 +4,14 @@ A batch is a zstd skippable frame that holds the compressed manifest, then
 zstd frames of RFC 2442 text, so `zstd -dc` prints the text.  Reports,
 requests and voids are one zstd frame of JSON lines.  Everything is read with
 bounds set before: window, frame size, and the length that was declared.
+python-zstandard takes a frame that is cut short for whole, so frames are
+walked first (RFC 8878 §3.1.1): they end where the file ends, or it is damaged.
 """
 
 import io
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from hashlib import sha256
 from typing import IO, NamedTuple
 
@@ -28,6 +29,10 @@ _MAX_FRAME_OCTETS = 8 << 20  # the manifest, compressed
 _MAX_WINDOW_OCTETS = 8 << 20
 _CHUNK_OCTETS = 1 << 17
 CLOSING = b"QUIT\r\n"
+
+_FRAME_MAGIC = b"\x28\xb5\x2f\xfd"
+_CHECKSUM, _SINGLE_SEGMENT, _RESERVED = 0x04, 0x20, 0x08  # of a frame's descriptor
+_RAW, _RLE, _COMPRESSED = 0, 1, 2  # types of blocks
 
 Text = Callable[[], Iterator[bytes]]  # a transaction from MAIL to the final dot, in pieces; may be read again
 
@@ -55,11 +60,11 @@ def pack(lines: Iterable[bytes]) -> tuple[bytes, str]:
     return _compressor(9).compress(text), sha256(text).hexdigest()
 
 
-def unpack(path: str) -> tuple[list[bytes], str]:
-    """The lines of such a file and their identity.  Raises PeerError."""
+def unpack(path: str) -> tuple[Iterable[bytes], str]:
+    """The lines of such a file, to be read once, and their identity.  Raises PeerError."""
     with open(path, "rb") as file:
         text = b"".join(_decompress(file, MAX_TEXT_OCTETS, path))
-    return text.splitlines(keepends=True), sha256(text).hexdigest()
+    return io.BytesIO(text), sha256(text).hexdigest()
 
 
 def size_octets(path: str) -> int:
@@ -108,12 +113,14 @@ def _read_manifest(file: IO[bytes], path: str) -> tuple[Head, list[Item], bytes]
         raise PeerError(f"{path} is not a batch: it does not begin with a manifest")
     packed = file.read(length - _SKIPPABLE.size)
     described = b"".join(_decompress(io.BytesIO(packed), manifest.MAX_MANIFEST_OCTETS, path))
-    head, items = manifest.read(described.splitlines(keepends=True))
+    head, items = manifest.read(io.BytesIO(described))
     return head, items, described
 
 
 def _decompress(file: IO[bytes], most_octets: int, path: str) -> Iterator[bytes]:
     """What the rest of a file holds, at most `most_octets` of it."""
+    if not _ends_with_frame(file):
+        raise PeerError(f"{path} is damaged: it is cut short, or more than zstd frames")
     seen = 0
     try:
         with _decompressor().stream_reader(file, read_across_frames=True, closefd=False) as reader:
@@ -124,6 +131,31 @@ def _decompress(file: IO[bytes], most_octets: int, path: str) -> Iterator[bytes]
                 yield octets
     except zstandard.ZstdError as error:
         raise PeerError(f"{path} is damaged: {error}") from None
+
+
+def _ends_with_frame(file: IO[bytes]) -> bool:
+    """Whether the rest of a file is whole frames and nothing else; it is read no further by that."""
+    start = file.tell()
+    end = file.seek(0, os.SEEK_END)
+    file.seek(start)
+    blocks = 1024 + (end - start) // 512  # more of them would be made to keep us busy
+    while (position := file.tell()) < end:
+        head = file.read(5)
+        if len(head) < 5 or head[:4] != _FRAME_MAGIC or head[4] & _RESERVED:
+            return False
+        single = bool(head[4] & _SINGLE_SEGMENT)
+        size_octets = (int(single), 2, 4, 8)[head[4] >> 6]
+        file.seek(position + 5 + (not single) + (0, 1, 2, 4)[head[4] & 3] + size_octets)
+        last = False
+        while not last:
+            block = int.from_bytes(header := file.read(3), "little")
+            last, kind, blocks = bool(block & 1), block >> 1 & 3, blocks - 1
+            if len(header) < 3 or kind not in (_RAW, _RLE, _COMPRESSED) or not blocks:
+                return False
+            file.seek(1 if kind == _RLE else block >> 3, os.SEEK_CUR)
+        file.seek(4 if head[4] & _CHECKSUM else 0, os.SEEK_CUR)
+    file.seek(start)
+    return position == end
 
 
 def read_text(path: str) -> Iterator[bytes]:
@@ -141,29 +173,40 @@ class Transaction(NamedTuple):
 
 
 def read_transactions(path: str) -> Iterator[Transaction]:
-    """The transactions of a batch that was checked before, one after the other.  Raises PeerError."""
+    """The transactions of a batch that was checked before, one after the other.
+
+    Raises PeerError, and at the end of a transaction's text when that is no longer what it was.
+    """
     _, items = read_manifest(path)
     source = _Source(read_text(path))
     for item in items:
         source.skip_to(item.offset)
-        yield Transaction(item, source.take(item.entry.text_octets))
+        yield Transaction(item, _checked(item, source.take(item.entry.text_octets)))
 
 
-def excerpt(path: str, items: list[Item], origin: str) -> list[tuple[Item, Text]]:
-    """Some transactions of a batch, in its order, with their offsets in a batch of their own."""
-    found: list[tuple[Item, Text]] = []
+def _checked(item: Item, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    digest = sha256()
+    for octets in pieces:
+        digest.update(octets)
+        yield octets
+    if digest.hexdigest() != item.entry.sha256:
+        raise PeerError(f"transaction {item.entry.id} is not what the manifest says: its digest differs")
+
+
+def excerpt(path: str, items: list[Item], origin: str) -> tuple[list[Item], Iterator[Iterator[bytes]]]:
+    """Some transactions of a batch, in its order, with their offsets in a batch of their own; and their texts."""
+    chosen = {item.entry.id for item in items}
+    return place(items, origin), (t.text for t in read_transactions(path) if t.item.entry.id in chosen)
+
+
+def place(items: Iterable[Item], origin: str) -> list[Item]:
+    """The transactions with their offsets, one behind the other, in a batch from `origin`."""
+    placed: list[Item] = []
     offset = len(preface(origin))
     for item in items:
-        found.append((item._replace(offset=offset), partial(_read_one, path, item.entry.id)))
+        placed.append(item._replace(offset=offset))
         offset += item.entry.text_octets
-    return found
-
-
-def _read_one(path: str, identifier: str) -> Iterator[bytes]:
-    for transaction in read_transactions(path):
-        if transaction.item.entry.id == identifier:
-            yield from transaction.text
-            return
+    return placed
 
 
 class _Source:
@@ -216,6 +259,7 @@ class _Frames:
         self._hashed = 0  # items whose digest has been checked
         self._digest = sha256()
         self._started = self._ended = 0
+        self._held = b""  # a CR whose LF may come with the next piece
         self._content_octets = 0
 
     def feed(self, octets: bytes) -> None:
@@ -263,6 +307,7 @@ class _Frames:
             self._started += 1
             self._content_octets = 0
         elif isinstance(event, bsmtp.Content):
+            self._check_octets(event.octets)
             self._content_octets += len(event.octets)
         elif isinstance(event, bsmtp.End):
             entry = self._items[self._started - 1].entry
@@ -270,3 +315,12 @@ class _Frames:
             if event.offset != end or self._content_octets != entry.size_octets:
                 raise PeerError(f"manifest and text disagree about the length of transaction {entry.id}")
             self._ended += 1
+
+    def _check_octets(self, octets: bytes) -> None:
+        """No door lets these in; a target that is less strict would see a second transaction (SMTP smuggling)."""
+        data = self._held + octets
+        self._held = data[-1:] if data.endswith(b"\r") else b""
+        pairs = data.count(b"\r\n")
+        if data.count(b"\r") - len(self._held) != pairs or data.count(b"\n") != pairs or b"\0" in data:
+            identifier = self._items[self._started - 1].entry.id
+            raise PeerError(f"transaction {identifier} holds a NUL, or a CR or LF that stands alone")

@@ -91,7 +91,7 @@ class Ledger:
     def __init__(self, spool: Spool, peer: str, adopt: bool = False):
         self.path = f"{spool.root}/ledger/{peer}"
         self._spool, self._peer = spool, peer
-        new = not os.path.exists(self.path)
+        new = not os.path.exists(self.path) or not os.path.getsize(self.path)
         if new and not adopt:
             self._check_nothing_lies_here()
         try:
@@ -100,14 +100,15 @@ class Ledger:
             self.database.execute("PRAGMA synchronous=FULL")
             self._create_or_check(adopt)
         except sqlite3.Error as error:
-            raise SpoolError(f"the ledger {self.path} cannot be used: {error}; batchmail check says more") from None
+            raise self._trouble(error) from None
 
     def _check_nothing_lies_here(self) -> None:
         for place in (f"out/{self._peer}/outbox", f"in/{self._peer}/inbox"):
             if os.listdir(f"{self._spool.root}/{place}"):
                 raise SpoolError(
-                    f"the ledger {self.path} is missing, but {place} holds files: what was sent or delivered is not"
-                    f" known; restore it, or begin a new one (mail may come twice): batchmail setup --adopt {self._peer}"
+                    f"the ledger {self.path} is missing, but {place} holds files: what was sent or delivered is"
+                    " not known; restore it, or begin a new one (mail may come twice):"
+                    f" batchmail setup --adopt {self._peer}"
                 )
 
     def _create_or_check(self, adopt: bool) -> None:
@@ -135,13 +136,18 @@ class Ledger:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing, and on stable storage when it returns."""
-        self.database.execute("BEGIN IMMEDIATE")
         try:
+            self.database.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self.database.execute("ROLLBACK")
-            raise
-        self.database.execute("COMMIT")
+            self.database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._trouble(error) from None
+        finally:
+            if self.database.in_transaction:
+                self.database.execute("ROLLBACK")
+
+    def _trouble(self, error: sqlite3.Error) -> SpoolError:
+        return SpoolError(f"the ledger {self.path} cannot be used: {error}; batchmail check says more")
 
     def fact(self, name: str) -> str | None:
         """A fact about the peer as a whole.
@@ -149,8 +155,8 @@ class Ledger:
         memory, stream, place, peer_site, peer_memory; and for people: contact_ms, call_ms, call_code, call_text,
         rate (octets per second), stopped (why nothing is sent), target_down (why nothing is taken here).
         """
-        row = self.database.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
-        return row[0] if row else None
+        rows = self.rows("SELECT value FROM fact WHERE name = ?", name)
+        return rows[0][0] if rows else None
 
     def set_fact(self, name: str, value: str) -> None:
         self.database.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
@@ -170,7 +176,10 @@ class Ledger:
         return self.fact("stream") or ""
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        return self.database.execute(query, values).fetchall()
+        try:
+            return self.database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._trouble(error) from None
 
     def close(self) -> None:
         self.database.close()

@@ -34,6 +34,8 @@ class Line:
             os.mkfifo(self._bell, 0o600)
         # Open for both directions: it never reads an end, and writers find a reader.
         self.bell_fd = os.open(self._bell, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.bell_fd, 65536)  # words that were meant for who had the line before
         return True
 
     def holder(self) -> str:

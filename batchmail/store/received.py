@@ -12,6 +12,7 @@ and its old outcome is reported once more.
 
 from typing import NamedTuple
 
+from batchmail.core.errors import PeerError
 from batchmail.core.manifest import Item
 from batchmail.core.numbered import Number
 from batchmail.core.outcome import FINAL, Outcome
@@ -73,6 +74,7 @@ class Received:
     def custody(self, number: Number, identity: str, items: list[Item], now_ms: int, ahead_ms: int) -> None:
         """The file lies in the inbox.  Idempotent: after a crash it is said again from the file.
 
+        Raises PeerError when a transaction is not the one of that ID that came before.
         `ahead_ms` is how far our clock is ahead of the peer's: the age at custody is by the peer's clock.
         """
         with self._ledger.transaction():
@@ -88,6 +90,9 @@ class Received:
 
     def _take(self, number: Number, item: Item, now_ms: int, ahead_ms: int) -> None:
         entry = item.entry
+        known = self._ledger.rows("SELECT recipients FROM in_tx WHERE id = ?", entry.id)
+        if known and known[0][0] != entry.recipients:
+            raise PeerError(f"transaction {entry.id} came before with {known[0][0]} recipients, not {entry.recipients}")
         expire_ms = entry.arrival_ms + ahead_ms + item.lifetime_ms
         self._db.execute(
             "INSERT INTO in_tx (id, stream, seq, custody_ms, arrival_ms, expire_ms, recipients, state, next_ms)"

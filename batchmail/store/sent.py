@@ -92,7 +92,7 @@ class Sent:
         return SentFile(Number(*rows[0][:3]), *rows[0][3:]) if rows else None
 
     def last_seq(self, stream: str) -> int:
-        return int(self._db.execute("SELECT COALESCE(MAX(seq), 0) FROM sent WHERE stream = ?", (stream,)).fetchone()[0])
+        return int(self._ledger.rows("SELECT COALESCE(MAX(seq), 0) FROM sent WHERE stream = ?", stream)[0][0])
 
     def count_cut(self, number: Number) -> int:
         """One more call ended between the file's last octet and its custody; returns how many did."""
@@ -146,7 +146,7 @@ class Sent:
 
     def new_outcomes(self, reported: list[Reported]) -> list[tuple[Reported, Number]]:
         """Those that are of a transaction sent to this peer and not known yet, with the batch each is in."""
-        found = []
+        found: dict[tuple[str, int], tuple[Reported, Number]] = {}  # one for each recipient: a report may repeat itself
         for row in reported:
             place = self._ledger.rows(
                 "SELECT stream, seq, recipients FROM out_tx WHERE id = ? AND settled_ms IS NULL", row.id
@@ -157,8 +157,8 @@ class Sent:
                 "SELECT action FROM out_rcpt WHERE id = ? AND n = ?", row.id, row.outcome.recipient
             )
             if not known or (known[0][0] not in FINAL and row.outcome.action in FINAL):
-                found.append((row, Number(place[0][0], place[0][1], "batch")))
-        return found
+                found.setdefault((row.id, row.outcome.recipient), (row, Number(place[0][0], place[0][1], "batch")))
+        return list(found.values())
 
     def settle(self, rows: list[Reported], notices: dict[tuple[str, int], str], now_ms: int) -> None:
         """Take outcomes of `new_outcomes`; `notices` gives the notice file for each (ID, recipient) that is owed one.

@@ -1,5 +1,6 @@
 """Reaching a host: by TCP, or through a program that connects us to it."""
 
+import encodings.idna  # noqa: F401  # getaddrinfo loads it by name, when this may no longer run as root
 import socket
 
 from batchmail.core.errors import LineError
