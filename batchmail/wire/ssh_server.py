@@ -7,6 +7,7 @@ uses a real sshd.
 """
 
 import contextlib
+import logging
 import socket
 import subprocess
 import threading
@@ -27,6 +28,9 @@ from batchmail.core.errors import ConfigError
 _CHUNK_OCTETS = 32 << 10
 _WINDOW_OCTETS = 4 << 20
 _FOREIGN = (paramiko.SSHException, OSError, EOFError)
+
+# What the library thinks of a client is no matter for the terminal.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
 
 
 class SshServer:
