@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import click
 
 from batchmail.cli import start
-from batchmail.cli.tables import end_with_reader, print_json
+from batchmail.cli.tables import print_anything, print_json
 from batchmail.core.errors import BatchmailError
 from batchmail.flow import checkup
 from batchmail.flow.checkup import Finding
@@ -20,7 +20,7 @@ def command(config_file: str | None, files: bool, as_json: bool) -> int:
 
     Exits with 0 when nothing is wrong, else 1.
     """
-    end_with_reader()
+    print_anything()
     wrong = 0
     for finding in _findings(config_file, files):
         wrong += bool(finding.problem)

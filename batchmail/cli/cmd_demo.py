@@ -19,7 +19,7 @@ import click
 
 from batchmail.cli.demo_mail import BY_OPTIONS, TO_HOME, TO_MX, Mail, bsmtp, options
 from batchmail.cli.demo_site import DemoSite, program
-from batchmail.cli.tables import line_width
+from batchmail.cli.tables import line_width, print_anything
 from batchmail.core.envelope import Envelope, Parameters, Recipient, without
 from batchmail.core.errors import Temporary
 from batchmail.flow.overview import look_at
@@ -42,6 +42,7 @@ def command(config_file: str | None, keep: bool) -> int:
 
     Needs no configuration, no root, no mail server and no sshd, and touches nothing but a temporary directory.
     """
+    print_anything()
     root = tempfile.mkdtemp(prefix="batchmail-demo-")
     try:
         with contextlib.ExitStack() as stack:
@@ -106,10 +107,8 @@ class _Demo:
         self._title("The one that was refused")
         self._show_notice()
         self._title("All is as it should be: every transaction once, its envelope whole, every sender told")
-        click.echo(
-            "Next: two real hosts in ten minutes, told in README.md. To look into these spools: batchmail demo --keep,"
-        )
-        click.echo("then batchmail -c FILE with status, queue, show or check.")
+        click.echo("Next: two real hosts in ten minutes, told in README.md. To look into these two spools:")
+        click.echo("batchmail demo --keep, then batchmail -c FILE with status, queue, show or check.")
 
     def _title(self, text: str) -> None:
         click.echo(f"\n{click.style(text, bold=True)}\n")
@@ -142,10 +141,8 @@ class _Demo:
         click.echo("\nNumbered files that crossed:")
         files_octets = self._list_files(self._mx, self._home) + self._list_files(self._home, self._mx)
         raw = len(bsmtp((*TO_HOME, BY_OPTIONS, *TO_MX)))
-        click.echo(
-            f"\n{raw:,} octets of mail in {files_octets:,} octets of files; on the wire, with all that SSH adds,"
-        )
-        click.echo(f"{self._octets_on_the_wire() - before:,} octets.")
+        wire = self._octets_on_the_wire() - before
+        click.echo(f"\n{raw:,} octets of mail, {files_octets:,} in files, {wire:,} on the wire with all that SSH adds.")
 
     def _octets_on_the_wire(self) -> int:
         return self._relay.forth_octets + self._relay.back_octets

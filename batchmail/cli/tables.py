@@ -4,6 +4,7 @@ In a pipe nothing is shortened.  Values of the mail side are made printable
 for the terminal, and stand in JSON as xtext like everywhere in batchmail.
 """
 
+import io
 import shutil
 import signal
 import sys
@@ -86,5 +87,12 @@ def field_lines(fields: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def end_with_reader() -> None:
-    """End without a word when nobody reads on, as in `batchmail queue | head`."""
+    """End without a word when nobody reads on, as in `batchmail queue | head`; for commands without connections."""
+    print_anything()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def print_anything() -> None:
+    """Show what the terminal's character set lacks by escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
