@@ -191,7 +191,7 @@ class Session:
 
     def preamble(self) -> str:
         """What came before a greeting, for people."""
-        return bytes(self._buffer[:300]).decode("ascii", "backslashreplace").strip()
+        return " / ".join(map(_show, bytes(self._buffer[:300]).strip().splitlines()))
 
     def _read_frame(self) -> tuple[int, bytes] | None:
         if len(self._buffer) < _HEAD.size:
@@ -283,19 +283,24 @@ def _read_custody(payload: bytes) -> Custody:
 
 def _read_refuse(payload: bytes) -> Refuse:
     fields = jsontext.read(payload, "REFUSE")
-    text = fields.octets("text", 1000).decode("ascii", "backslashreplace")
+    text = _show(fields.octets("text", 1000))
     return Refuse(fields.text("stream"), fields.integer("seq", 1, SEQ_MAX), fields.integer("good", 0, 1) == 1, text)
 
 
 def _read_bye(payload: bytes) -> Bye:
     fields = jsontext.read(payload, "BYE")
-    return Bye(fields.text("reason", 20), fields.octets("text", 1000).decode("ascii", "backslashreplace"))
+    return Bye(fields.text("reason", 20), _show(fields.octets("text", 1000)))
 
 
 def _read_count(payload: bytes) -> int:
     if len(payload) != 8:
         raise PeerError("a frame that should hold a number has the wrong length")
     return int.from_bytes(payload, "big")
+
+
+def _show(octets: bytes) -> str:
+    """What the other side chose, for people: no control octet of it gets to a terminal."""
+    return "".join(chr(octet) if 32 <= octet < 127 else f"\\x{octet:02x}" for octet in octets)
 
 
 def _text(text: str) -> str:
