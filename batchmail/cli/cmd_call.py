@@ -38,6 +38,9 @@ _RECONNECT_S = (5, 10, 30, 60, 120, 300)
 @click.option("--only-if-waiting", is_flag=True, help="Call only peers for whom something waits.")
 @click.option("--max-time", type=float, metavar="SECONDS", help="End the call after this time; the rest resumes later.")
 @click.option("--max-bytes", type=int, metavar="OCTETS", help="End the call after so much was sent and received.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Say what happened without a terminal too, such as that there was no line."
+)
 @click.option("--dry-run", is_flag=True, help="Say what waits, and do not call.")
 @click.pass_obj
 def command(
@@ -48,6 +51,7 @@ def command(
     only_if_waiting: bool,
     max_time: float | None,
     max_bytes: int | None,
+    verbose: bool,
     dry_run: bool,
 ) -> int:
     """Call PEERs: send what waits for them, take what they have, replay it here, bring outcomes back.
@@ -64,6 +68,7 @@ def command(
     spool = start.set_up(site)
     maillog.open_log("call")
     options = Options(stay, max_time, max_bytes)
+    told = verbose or sys.stderr.isatty()
     worst = 0
     for peer in chosen:
         context = start.context(site, spool, peer)
@@ -72,7 +77,7 @@ def command(
             continue
         if only_if_waiting and not _has_waiting(context):
             continue
-        worst = max(worst, _call_and_again(context, options) if stay else _call(context, options))
+        worst = max(worst, _call_and_again(context, options, told) if stay else _call(context, options, told))
     return worst
 
 
@@ -96,24 +101,24 @@ def _say_what_waits(context: Context) -> None:
     )
 
 
-def _call_and_again(context: Context, options: Options) -> int:
+def _call_and_again(context: Context, options: Options, told: bool) -> int:
     """Keep a call open; after a cut call again, with growing pauses.  Ends when a person has to act."""
     failures = 0
     while True:
         began_s = time.monotonic()
-        code = _call(context, options)
+        code = _call(context, options, told)
         if code not in (0, 75):
             return code
         failures = 0 if time.monotonic() - began_s > _RECONNECT_S[-1] else failures + 1
         time.sleep(_RECONNECT_S[min(failures, len(_RECONNECT_S) - 1)])
 
 
-def _call(context: Context, options: Options) -> int:
-    """One call; returns the exit code."""
+def _call(context: Context, options: Options, told: bool) -> int:
+    """One call; returns the exit code.  `told`: somebody reads what we say of a call that did not come about."""
     peer = context.peer
     line = _take_line(context)
     if line is None:
-        if sys.stderr.isatty():
+        if told:
             click.echo(f"{peer.name}: a call is going on; it was told that there is more to do", err=True)
         return 0
     shown = ProgressLine(peer.name)
@@ -123,13 +128,13 @@ def _call(context: Context, options: Options) -> int:
         shown.end()
         _note(context, result.error, result.totals.rate)
         if result.error:
-            return _explain(peer, result.error, stream)
+            return _explain(peer, result.error, stream, told)
         _summarize(peer, result.totals, result.text)
         return 0
     except BatchmailError as error:
         shown.end()
         _note(context, error, None)
-        return _explain(peer, error, None)
+        return _explain(peer, error, None, told)
     finally:
         line.close()
 
@@ -173,9 +178,9 @@ def _connect(peer: Peer) -> Stream:
     raise problem
 
 
-def _explain(peer: Peer, error: BatchmailError, stream: Stream | None) -> int:
+def _explain(peer: Peer, error: BatchmailError, stream: Stream | None, told: bool) -> int:
     """Say why a call failed; no line is silent without a terminal, for cron."""
-    if not isinstance(error, LineError) or sys.stderr.isatty():
+    if told or not isinstance(error, LineError):
         diagnostics = getattr(stream, "diagnostics", lambda: "")().strip()
         said = f"; it said: {diagnostics}" if diagnostics and diagnostics not in str(error) else ""
         click.echo(f"batchmail: {peer.name}: {error}{said}", err=True)

@@ -35,6 +35,7 @@ SILENCE_S = 180.0  # nothing heard for this long: the line is dead
 _PING_S = 45.0  # nothing heard for this long: ask
 _PROBE_S = 3.0  # a second call was started here: is this one alive?
 _TICK_S = 0.5
+_REPORT_EVERY_S = 1.0  # while the replay goes on
 _WRITER_OCTETS = 64 << 10  # handed to the writer thread ahead of the line
 _MAX_WRITER_OCTETS = 4 << 20  # a peer that makes us answer and does not read
 _CLOSE_S = 1.5
@@ -104,7 +105,7 @@ class Call:
         self._pinged_s: float | None = None
         self._probe_s: float | None = None  # when a probe that is under way gives up
         self._acknowledged_octets = 0
-        self._last_custody_s = 0.0
+        self._last_custody_s = self._reported_s = 0.0
         self._hello: Hello | None = None
         self._over = False
         self._text = ""
@@ -280,8 +281,10 @@ class Call:
             self._send(Received(self._acknowledged_octets))
 
     def _send_files(self) -> None:
-        if self._unreported.has_unreported():
-            self._outgoing.look()
+        now_s = time.monotonic()
+        if (self._worker.is_idle or now_s - self._reported_s > _REPORT_EVERY_S) and self._unreported.has_unreported():
+            self._reported_s = now_s
+            self._outgoing.report()
         while True:
             pending = self._pump.pending_octets
             if pending > _MAX_WRITER_OCTETS:

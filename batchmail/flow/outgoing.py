@@ -139,8 +139,15 @@ class Outgoing:
     # -- what is sent -------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Something may wait: new mail, or outcomes."""
+        """New mail may wait."""
         self._look = True
+
+    def report(self) -> None:
+        """Seal what no report carries yet."""
+        if self._hello is None:
+            return
+        while (number := self._sealer.seal_report()) is not None:
+            self._enqueue_number(number)
 
     def next_events(self, octets: int, frame_octets: int) -> list[Open | Data]:
         """What to send now, at most `octets` of data."""
@@ -172,8 +179,6 @@ class Outgoing:
         hello = self._hello
         if hello is None or len(self._unanswered) >= _MAX_UNANSWERED:
             return
-        while (number := self._sealer.seal_report()) is not None:
-            self._enqueue_number(number)
         if any(sending.file.number.kind == BATCH for sending in self._queue):
             return
         number = self._sealer.seal_batch(hello.site, hello.limits.transaction_octets)

@@ -8,9 +8,10 @@ acknowledged octets, the round trip from the quickest acknowledgement.
 
 from collections import deque
 
-START_OCTETS = 48 << 10
+START_OCTETS = 32 << 10
 FLOOR_OCTETS = 4 << 10
 CEILING_OCTETS = 8 << 20
+_OWN_WORK_S = 0.004
 _FRAME_S = 0.25  # a frame is on the line for about this long
 _LARGEST_FRAME_OCTETS = 32 << 10
 _SMALLEST_FRAME_OCTETS = 1 << 10
@@ -34,8 +35,10 @@ class Pace:
     def window_octets(self) -> int:
         if self.rate is None or self.round_trip_s is None:
             return START_OCTETS
-        wanted = int(2 * self.rate * self.round_trip_s) + _SMALLEST_FRAME_OCTETS
-        return max(FLOOR_OCTETS, min(CEILING_OCTETS, wanted))
+        # Below _OWN_WORK_S it is the two programs' own time: more under way would not be faster, only lost in a cut.
+        far = 2 * self.rate * max(0.0, self.round_trip_s - _OWN_WORK_S)
+        near = min(START_OCTETS, self.rate / 2)
+        return max(FLOOR_OCTETS, min(CEILING_OCTETS, int(far + near)))
 
     def room_octets(self) -> int:
         """How many octets may be sent now."""

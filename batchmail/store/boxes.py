@@ -72,16 +72,17 @@ class Inbox:
 
     def octets(self) -> int:
         """What lies here and in `partial`, for the quota."""
-        return sum(entry.stat().st_size for place in (self._dir, self._partial_dir) for entry in os.scandir(place))
+        return sum(_size(entry.path) or 0 for place in (self._dir, self._partial_dir) for entry in os.scandir(place))
 
     def partials(self) -> list[Partial]:
         found = []
         for name in os.listdir(self._partial_dir):
             match = _PARTIAL.match(name)
             number = numbered.parse(match[1]) if match else None
-            if match and number:
-                path = f"{self._partial_dir}/{name}"
-                found.append(Partial(number, match[2], path, os.stat(path).st_size))
+            path = f"{self._partial_dir}/{name}"
+            size = _size(path)
+            if match and number and size is not None:
+                found.append(Partial(number, match[2], path, size))
         return sorted(found)
 
     def begin(self, number: Number, identity: str, offset: int) -> "Incoming":
@@ -137,6 +138,14 @@ class Incoming:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _size(path: str) -> int | None:
+    """None: it has just been taken into custody, or let go."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return None
 
 
 def digest_of(path: str, octets: int) -> str:

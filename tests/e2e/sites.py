@@ -55,7 +55,7 @@ class Site:
 
     def call(self, peer: str, *options: str) -> subprocess.CompletedProcess[str]:
         """Call, and fail the test when that fails."""
-        done = self.batchmail("call", *options, peer)
+        done = self.batchmail("call", "--verbose", *options, peer)
         assert not done.returncode, (done.returncode, done.stderr, done.stdout)
         return done
 
