@@ -41,8 +41,10 @@ class Pace:
         return max(FLOOR_OCTETS, min(CEILING_OCTETS, int(far + near)))
 
     def room_octets(self) -> int:
-        """How many octets may be sent now."""
-        return max(0, self.window_octets() - self.outstanding_octets)
+        """How many octets may be sent now; nothing rather than a little, since each frame costs its head."""
+        window = self.window_octets()
+        room = window - self.outstanding_octets
+        return room if 2 * room >= window else 0
 
     def frame_octets(self) -> int:
         """How long the next data frame should be at most."""
