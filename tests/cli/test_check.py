@@ -1,0 +1,74 @@
+"""batchmail check: what it finds, and that it says what to do."""
+
+import os
+
+import pytest
+
+from tests.cli.programs import DOWN, TWO, CliSite, a_pair, run
+
+
+def problems(site, *options):
+    return {found["subject"].split()[0]: found["problem"] for found in site.json("check", *options) if not found["ok"]}
+
+
+@pytest.fixture
+def home(tmp_path):
+    return a_pair(tmp_path)[1]
+
+
+def test_a_sound_site(home):
+    done = home.run("check", "--files")
+    assert done.returncode == 0, done.stdout
+    assert all(line.startswith(b"ok ") for line in done.stdout.splitlines())
+
+
+def test_rights_doors_and_target(home):
+    os.chmod(f"{home.spool}/out", 0o755)
+    home.configure(target=DOWN, domains="new.example")
+    found = problems(home)
+    assert home.run("check").returncode == 1
+    assert "chmod -R go=" in found["rights"]
+    assert "run batchmail setup" in found["doors"]
+    assert "takes nothing now" in found["target"]
+
+
+def test_calls_need_a_key_and_a_known_host(tmp_path):
+    home = CliSite(tmp_path, "home.example", "mx", 'call = ["ssh://b@127.0.0.1:2", "command: /no/such/program x"]')
+    wrong = [found["problem"] for found in home.json("check") if not found["ok"]]
+    assert len(wrong) == 2
+    assert "batchmail key" in wrong[0]
+    assert "/no/such/program is no program" in wrong[1]
+    assert home.run("key", "mx").returncode == 0
+    wrong = [found["problem"] for found in home.json("check") if not found["ok"]]
+    assert f"{home.directory}/known_hosts has no line for [127.0.0.1]:2" in wrong[0]
+
+
+def test_every_file_is_read_when_asked(home):
+    home.pipe(TWO)
+    path = home.waiting_files()[0]
+    size = os.path.getsize(path)
+    with open(path, "r+b") as file:
+        file.seek(size - 250)
+        file.write(b"\0")
+    assert home.run("check").returncode == 0
+    done = home.run("check", "--files")
+    assert done.returncode == 1
+    assert path.encode() in done.stdout
+    assert b"is damaged" in done.stdout
+
+
+def test_a_configuration_that_is_wrong(tmp_path):
+    config = tmp_path / "b.toml"
+    config.write_text('site = "a.example"\nspol = "/x"\n')
+    done = run("-c", config, "check")
+    assert done.returncode == 1
+    assert b"did you mean spool" in done.stdout
+
+
+def test_a_newer_spool_and_a_missing_one(home):
+    with open(f"{home.spool}/VERSION", "wb") as file:
+        file.write(b"9\n")
+    assert b"install a newer batchmail" in home.run("check").stdout
+    os.rename(home.spool, home.spool + ".away")
+    assert b"run batchmail setup" in home.run("check").stdout
+    assert not os.path.exists(home.spool)

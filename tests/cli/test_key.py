@@ -1,0 +1,94 @@
+"""batchmail key, with the embedded SSH server at the other end."""
+
+import os
+import pwd
+import stat
+
+import pytest
+
+from batchmail.wire.keys import ensure_key
+from batchmail.wire.ssh_server import serve
+from tests.cli.programs import CliSite, run
+from tests.servers.host import is_root, need_user
+
+
+@pytest.fixture
+def server(tmp_path):
+    ensure_key(str(tmp_path / "host_key"), "host")
+    started = serve(str(tmp_path / "host_key"), {})
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def home(tmp_path, server):
+    return CliSite(tmp_path / "home", "home.example", "mx", f'call = "ssh://b@127.0.0.1:{server.port}"')
+
+
+def test_the_lines_to_paste(home, server, tmp_path):
+    done = home.run("key", "mx")
+    assert done.returncode == 0
+    lines = done.stdout.decode().splitlines()
+    with open(f"{home.directory}/id_ed25519.pub", encoding="ascii") as file:
+        public = file.read().strip()
+    assert f'restrict,command="/usr/bin/batchmail-receive --peer home" {public}' in lines
+    with open(tmp_path / "host_key.pub", encoding="ascii") as file:
+        host_line = f"[127.0.0.1]:{server.port} {' '.join(file.read().split()[:2])}"
+    assert host_line in lines
+    assert not os.path.exists(f"{home.directory}/known_hosts")
+    assert stat.S_IMODE(os.stat(f"{home.directory}/id_ed25519").st_mode) == 0o600
+    assert "there already" in home.run("key", "mx").stdout.decode()
+
+
+def test_add_writes_each_line_once(home):
+    with open(f"{home.directory}/known_hosts", "w", encoding="ascii") as file:
+        file.write("# mine")  # without its line end
+    for added in (b"1 lines", b"0 lines"):
+        done = home.run("key", "mx", "--add", "--as", "away")
+        assert added in done.stdout
+        assert b"--peer away" in done.stdout
+    with open(f"{home.directory}/known_hosts", encoding="ascii") as file:
+        lines = file.read().splitlines()
+    assert lines[0] == "# mine"
+    assert len(lines) == 2
+
+
+def test_a_host_that_does_not_answer(tmp_path):
+    home = CliSite(tmp_path, "home.example", "mx", 'call = "ssh://b@127.0.0.1:1"')
+    done = home.run("key", "mx")
+    assert done.returncode == 0
+    assert b"ssh-keyscan -p 1 -t ed25519 127.0.0.1" in done.stdout
+    assert home.run("key", "mx", "--add").returncode == 75
+
+
+def test_only_the_side_that_calls_has_a_key(tmp_path):
+    mx = CliSite(tmp_path, "mx.example", "home")
+    done = mx.run("key", "home")
+    assert done.returncode == 78
+    assert b"has no ssh:// call entry" in done.stderr
+    assert not os.path.exists(f"{mx.directory}/id_ed25519")
+
+
+def test_names_that_would_break_the_line_are_refused(home):
+    done = home.run("key", "mx", "--as", 'a" x')
+    assert done.returncode == 64
+    assert not os.path.exists(f"{home.directory}/id_ed25519")
+
+
+@pytest.mark.skipif(not is_root(), reason="needs root")
+def test_root_makes_it_for_the_owner_of_the_spool(open_path, server):
+    account = need_user("batchmail")
+    os.mkdir(f"{open_path}/etc", 0o755)
+    config = f"{open_path}/etc/batchmail.toml"
+    with open(config, "w", encoding="ascii") as file:
+        file.write(
+            f'site = "home.example"\nspool = "{open_path}/spool"\n[peers.mx]\ncall = "ssh://b@127.0.0.1:{server.port}"\n'
+        )
+    done = run("-c", config, "key", "mx", "--add")
+    assert done.returncode == 0, done
+    for name in ("id_ed25519", "id_ed25519.pub", "known_hosts"):
+        assert os.stat(f"{open_path}/etc/{name}").st_uid == account.pw_uid, name
+    os.chmod(f"{open_path}/etc", 0o700)
+    done = run("-c", config, "key", "mx")
+    assert done.returncode == 78
+    assert f"let {pwd.getpwuid(account.pw_uid).pw_name} enter {open_path}/etc".encode() in done.stderr

@@ -1,0 +1,85 @@
+"""batchmail queue, as people start it."""
+
+import os
+import shutil
+
+import pytest
+
+from tests.cli.programs import DOWN, TWO, CliSite, a_pair, run
+
+
+@pytest.fixture
+def mx(tmp_path):
+    return CliSite(tmp_path, "mx.example", "home")
+
+
+def test_an_empty_queue_says_so(mx):
+    assert mx.lines("queue") == ["Nothing is on its way."]
+    assert mx.lines("queue", "home") == ["Nothing is on its way."]
+    assert mx.json("queue") == []
+
+
+def test_what_waits_is_a_row_each(mx):
+    mx.pipe(TWO)
+    head, one, two = mx.lines("queue")
+    assert head.split() == ["ID", "AGE", "SIZE", "STATE", "SENDER", "RECIPIENTS"]
+    assert one.split()[3:] == ["waiting", "alice@example.com", "carol@home.example", "+1"]
+    assert two.split()[3:] == ["waiting", "<>", "bob@home.example"]
+    first, second = mx.json("queue", "home")
+    assert first["id"] == one.split()[0]
+    assert (first["sender"], first["recipients"]) == ("alice@example.com", ["carol@home.example", "dave@home.example"])
+    assert second["octets"] == len("Subject: two\r\n\r\n.dot\r\n")
+    assert not os.listdir(f"{mx.spool}/ledger")  # looking makes nothing
+
+
+def test_the_newest_is_last_and_the_limit_says_that_there_is_more(mx):
+    for number in range(3):
+        mx.pipe(b"Subject: x\n\n", "-f", f"s{number}@example.com", "--", "r@home.example")
+    assert [row["sender"] for row in mx.json("queue")] == [f"s{number}@example.com" for number in range(3)]
+    done = mx.run("queue", "--limit", "2")
+    assert len(done.stdout.splitlines()) == 3
+    assert b"2 are shown, there are more" in done.stderr
+    assert len(mx.lines("queue", "--limit", "0")) == 4
+    assert not mx.run("queue", "--limit", "3").stderr
+
+
+def test_custody_of_the_far_side_is_a_state(tmp_path):
+    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
+    home.configure(target=DOWN)
+    mx.pipe(TWO)
+    assert home.run("call", "mx").returncode in (0, 75)
+    assert [(row["state"], row["batch"]) for row in mx.json("queue")] == [("custody", mx.outbox()[0])] * 2
+    os.rename(f"{mx.spool}/ledger/home", f"{tmp_path}/ledger")  # the states are gone, the mail is not
+    assert [row["state"] for row in mx.json("queue")] == ["unknown"] * 2
+
+
+def test_held_and_damaged_ones_are_shown(mx):
+    mx.pipe(TWO)
+    one, two = sorted(mx.waiting_files())
+    shutil.move(one, f"{mx.spool}/out/home/held/{os.path.basename(one)}")
+    with open(two, "r+b") as file:
+        file.write(b"X")
+    assert [row["state"] for row in mx.json("queue")] == ["held", "damaged"]
+
+
+def test_a_peer_that_left_the_configuration_is_still_shown(mx):
+    mx.pipe(TWO)
+    mx.configure(peer="other")
+    assert {row["peer"] for row in mx.json("queue")} == {"home"}
+    assert mx.lines("queue")[0].split()[0] == "PEER"
+    assert len(mx.lines("queue", "home")) == 3
+
+
+def test_an_unknown_peer_is_an_error_that_names_the_known(mx):
+    done = mx.run("queue", "hoem")
+    assert done.returncode == 78
+    assert b"no peer hoem; known: home" in done.stderr
+
+
+def test_without_a_spool_it_says_what_to_do(tmp_path):
+    config = tmp_path / "b.toml"
+    config.write_text(f'site = "a.example"\nspool = "{tmp_path}/none"\n')
+    done = run("-c", config, "queue")
+    assert done.returncode == 75
+    assert b"run batchmail setup" in done.stderr
+    assert not os.path.exists(f"{tmp_path}/none")

@@ -1,0 +1,109 @@
+"""batchmail status, as people and monitoring start it."""
+
+import os
+
+import pytest
+
+from tests.cli.programs import DOWN, TWO, CliSite, a_pair, run
+
+
+@pytest.fixture
+def mx(tmp_path):
+    return CliSite(tmp_path, "mx.example", "home")
+
+
+def test_all_is_well(mx):
+    mx.pipe(TWO)
+    done = mx.run("status")
+    assert done.returncode == 0
+    first, _, row = done.stdout.decode().splitlines()
+    assert first == "OK: 2 waiting, 0 there, 0 here; peers: 1"
+    assert row.split()[:2] == ["home", "2"]
+    assert row.endswith("never")
+    [state] = mx.json("status", "home")
+    sizes = sum(int(path.split(".")[-2]) for path in mx.waiting_files())
+    assert (state["waiting"], state["waiting_octets"], state["troubles"]) == (2, sizes, [])
+
+
+def test_after_a_call_both_sides_know_of_it(tmp_path):
+    mx, home = a_pair(tmp_path)
+    mx.pipe(TWO)
+    assert home.run("call", "mx").returncode == 0
+    for site in (mx, home):
+        [state] = site.json("status")
+        assert state["call_code"] == 0
+        assert state["contact_ms"] <= state["call_ms"]
+        assert (state["waiting"], state["custody"], state["replay"]) == (0, 0, 0)
+    assert "last call     0s ago, done" in [line.replace("1s", "0s") for line in mx.lines("status", "home")]
+
+
+def test_no_line_is_no_trouble_for_a_site_that_is_away(tmp_path):
+    home = CliSite(tmp_path, "home.example", "mx", 'call = "command: false"')
+    assert home.run("call", "mx").returncode == 75
+    [state] = home.json("status")
+    assert state["call_code"] == 75
+    assert "contact_ms" not in state
+    assert home.run("status").returncode == 0
+    assert any(line.startswith("it ended") for line in home.lines("status", "mx"))
+
+
+def test_a_refused_key_is_critical(tmp_path):
+    home = CliSite(tmp_path, "home.example", "mx", 'call = "ssh://b@127.0.0.1:1"')
+    assert home.run("call", "mx").returncode == 77  # there is no key
+    done = home.run("status")
+    assert done.returncode == 2
+    assert done.stdout.startswith(b"CRITICAL: ")
+
+
+def test_a_target_that_is_down_is_a_warning_until_it_is_up(tmp_path):
+    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
+    up = home.target
+    home.configure(target=DOWN)
+    mx.pipe(TWO)
+    home.run("call", "mx")
+    done = home.run("status")
+    assert done.returncode == 1
+    assert b"WARNING: mx: the target took nothing" in done.stdout
+    assert home.json("status")[0]["replay"] == 2
+    home.configure(target=up)
+    assert home.run("run").returncode == 0
+    assert home.run("status").returncode == 0
+
+
+def test_below_the_reserve_is_critical(mx):
+    mx.configure(top='reserve = "900T"')
+    done = mx.run("status")
+    assert done.returncode == 2
+    assert b"less than the reserve" in done.stdout
+
+
+def test_a_missing_ledger_beside_batches_is_critical_and_names_the_way_out(mx):
+    with open(f"{mx.spool}/out/home/outbox/0000000000000000.1.batch", "wb"):
+        pass
+    done = mx.run("status")
+    assert done.returncode == 2
+    assert b"batchmail setup --adopt home" in done.stdout
+
+
+@pytest.mark.parametrize(("version", "words"), [(b"2\n", b"install a newer batchmail"), (b"x", b"is damaged")])
+def test_a_spool_of_another_version_is_critical(mx, version, words):
+    with open(f"{mx.spool}/VERSION", "wb") as file:
+        file.write(version)
+    done = mx.run("status")
+    assert done.returncode == 2
+    assert words in done.stdout
+
+
+def test_held_mail_is_a_warning(mx):
+    mx.pipe(TWO)
+    path = mx.waiting_files()[0]
+    os.rename(path, f"{mx.spool}/out/home/held/{os.path.basename(path)}")
+    done = mx.run("status")
+    assert done.returncode == 1
+    assert b"1 transactions are held" in done.stdout
+
+
+def test_what_cannot_be_known_is_3(tmp_path, mx):
+    assert run("-c", tmp_path / "none.toml", "status").returncode == 3
+    done = mx.run("status", "nobody")
+    assert (done.returncode, done.stdout[:9]) == (3, b"UNKNOWN: ")
