@@ -28,7 +28,7 @@ _LIMIT = 1000
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_obj
 def command(config_file: str | None, peer: str | None, limit: int, as_json: bool) -> int:
-    """List the transactions that are not settled, in the order in which they go, the newest last.
+    """List the transactions that are not settled, peer by peer, in the order in which they go, the newest last.
 
     Their STATE: "custody", the far side has it, and its outcome is awaited; "sealed", in a batch that has not
     crossed yet; "held", set aside; "waiting"; "damaged" and "unknown", see batchmail check --files.
