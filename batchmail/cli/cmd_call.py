@@ -15,7 +15,8 @@ from batchmail.flow.context import Context
 from batchmail.flow.exchange import Call, Options, Totals
 from batchmail.flow.overview import note_call
 from batchmail.flow.seal import Sealer
-from batchmail.store.line import CALLER, WAKE, Line, ring
+from batchmail.store.bell import WAKE, ring
+from batchmail.store.line import CALLER, Line
 from batchmail.store.sent import Sent
 from batchmail.store.waiting import WaitingRoom
 from batchmail.wire import maillog
@@ -67,6 +68,7 @@ def command(
         raise ConfigError("no peer to call: name one, or say --all")
     spool = start.set_up(site)
     maillog.open_log("call")
+    start.stop_on_signals()
     options = Options(stay, max_time, max_bytes)
     told = verbose or sys.stderr.isatty()
     worst = 0

@@ -26,6 +26,7 @@ def command(config_file: str | None, names: tuple[str, ...]) -> int:
     peers = [find_peer(site, name, path) for name in names] or list(site.peers.values())
     spool = start.set_up(site)
     maillog.open_log("run")
+    spool.sweep(start.now_ms() / 1000)
     worst = 0
     for peer in peers:
         worst = max(worst, _run(start.context(site, spool, peer)))

@@ -18,7 +18,7 @@ def command(config_file: str | None, adopt: str | None) -> None:
     Safe to repeat, and needed after the configuration was edited; call, run and lmtpd do it too.
     """
     site, path = start.load(config_file)
-    spool = start.set_up(site)
+    spool = start.set_up(site, again=True)
     if adopt:
         peer = find_peer(site, adopt, path)
         Ledger(spool, peer.name, adopt=True).close()

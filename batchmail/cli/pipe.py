@@ -17,6 +17,7 @@ from batchmail.cli.pipe_args import Request, parse
 from batchmail.core.errors import BatchmailError, Permanent, Temporary
 from batchmail.core.names import make_id
 from batchmail.flow.accept import CHUNK_OCTETS, Accepted, Intake, Origin, read_batch, read_message
+from batchmail.store.bell import MAIL, ring
 from batchmail.store.spool import Spool, become_owner, find_door
 from batchmail.wire import maillog
 
@@ -67,6 +68,7 @@ def _accept(request: Request) -> None:
         accepted = intake.commit()
     finally:
         intake.discard()
+    ring(spool.root, door.peer, MAIL)
     with contextlib.suppress(Exception):  # the answer is yes, whatever becomes of the log
         _log(door.peer, request.origin, accepted)
 

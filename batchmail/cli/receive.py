@@ -16,7 +16,8 @@ from batchmail.core.errors import BatchmailError, Temporary, UsageError
 from batchmail.flow.context import Context
 from batchmail.flow.exchange import Call, Options, Result
 from batchmail.flow.overview import note_call
-from batchmail.store.line import ANSWERER, CALLER, YIELD, Line, ring
+from batchmail.store.bell import YIELD, ring
+from batchmail.store.line import ANSWERER, CALLER, Line
 from batchmail.store.received import Received
 from batchmail.store.sent import Sent
 from batchmail.wire import maillog
@@ -66,6 +67,7 @@ def _answer(peer_name: str, config_file: str | None) -> int:
     peer = find_peer(site, peer_name, path)
     spool = start.set_up(site)
     maillog.open_log("receive")
+    start.stop_on_signals()
     context = start.context(site, spool, peer)
     line = _take_line(context)
     stream = PipeStream(0, 1)

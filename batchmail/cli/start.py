@@ -2,11 +2,13 @@
 
 import os
 import pwd
+import signal
 import sys
 import time
+from types import FrameType
 
 from batchmail.cli import config
-from batchmail.core.errors import BatchmailError, ConfigError, SpoolError
+from batchmail.core.errors import BatchmailError, ConfigError, LineError, SpoolError
 from batchmail.core.settings import Peer, Site
 from batchmail.flow.context import Context
 from batchmail.store import spool as spools
@@ -18,8 +20,8 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def set_up(site: Site) -> Spool:
-    """Make what is missing of the spool, as its owner; returns it open.
+def set_up(site: Site, again: bool = False) -> Spool:
+    """Make what is missing of the spool, as its owner; returns it open.  `again`: also when nothing seems to be.
 
     Started as root, the program is the owner from here on: of an existing
     spool its owner, of a new one the configured user.
@@ -29,7 +31,8 @@ def set_up(site: Site) -> Spool:
         _make_spool_dir(site)
     spools.become_owner(site.spool)
     try:
-        spools.set_up(site.spool, doors(site))
+        if again or not spools.is_set_up(site.spool, doors(site)):
+            spools.set_up(site.spool, doors(site))
         return Spool(site.spool)
     except OSError as error:
         raise SpoolError(f"the spool {site.spool} cannot be set up: {error}") from None
@@ -97,6 +100,16 @@ def load(option: str | None) -> tuple[Site, str]:
     """The configuration and where it was read."""
     path = config.config_path(option)
     return config.load(path), path
+
+
+def stop_on_signals() -> None:
+    """Let a call that is told to stop say goodbye and leave its partial files synced."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _stop)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise LineError(f"stopped by {signal.Signals(number).name}")
 
 
 def fail(program: str, error: BatchmailError) -> int:

@@ -24,8 +24,9 @@ from batchmail.proto import session as frames
 from batchmail.proto.hello import VERSIONS, Hello
 from batchmail.proto.pace import Pace
 from batchmail.proto.session import Bye, Custody, Data, Done, Event, Open, Ping, Received, Refuse, Session
+from batchmail.store.bell import WAKE, YIELD
 from batchmail.store.ledger import Ledger
-from batchmail.store.line import CALLER, YIELD, Line
+from batchmail.store.line import CALLER, Line
 from batchmail.store.received import Received as ReceivedLedger
 from batchmail.wire import maillog
 from batchmail.wire.pump import Drained, Ended, Octets, Pump
@@ -219,7 +220,7 @@ class Call:
             self._end("takeover", "a newer call of the same peer has come")
             raise LineError("a newer call of the same peer took over")
         self._outgoing.look()
-        if word != "work" and self._probe_s is None:
+        if word == WAKE and self._probe_s is None:
             pace = self._pace
             wait_s = pace.outstanding_octets / pace.rate if pace.rate else 0.0
             self._probe_s = time.monotonic() + max(_PROBE_S, 4 * (wait_s + (pace.round_trip_s or 0.0)))
@@ -305,6 +306,8 @@ class Call:
         if self._hello is not None and self._pinged_s is None and now_s - self._heard_s > _PING_S:
             self._pinged_s = now_s
             self._send(Ping())
+            self._outgoing.look()
+            self._worker.kick()  # what was put off may be due
 
     def _is_idle(self) -> bool:
         """Nothing to send, nothing coming, and no outcome to be expected within `report_wait`."""

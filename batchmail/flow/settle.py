@@ -46,9 +46,11 @@ class Settler:
         """One pass: reports, notices, letting go.  Raises TargetDown when the target takes no notices now."""
         for number in self._received.in_custody(REPORT):
             self._settle_report(number)
-        for kind in (VOID, REQUEST):
-            for number in self._received.in_custody(kind):
-                self._close(number)
+        for number in self._received.in_custody(VOID):
+            self._close(number)
+        for number in self._received.in_custody(REQUEST):
+            maillog.trouble(self._context.peer.name, f"{number.file_name}: requests are not understood by this version")
+            self._close(number)
         try:
             for owed in self._sent.owed_notices(self._context.now_ms()):
                 if stopped():

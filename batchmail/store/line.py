@@ -1,19 +1,13 @@
-"""One call per peer at a time: the lock, and the bell that rings the one who holds it.
-
-The bell is a named pipe: a word written to it reaches the running call, and
-nobody when there is none.  A newer call says "yield" to the older, a second
-`batchmail call` and the doors say "wake".
-"""
+"""One call per peer at a time: the lock, and the bell that its holder hears (`store.bell`)."""
 
 import contextlib
 import os
 import select
-import stat
 
+from batchmail.store.bell import bell_path
 from batchmail.store.durable import Lock
 from batchmail.store.spool import Spool
 
-YIELD, WAKE = "yield", "wake"
 CALLER, ANSWERER = "caller", "answerer"
 
 
@@ -52,24 +46,3 @@ class Line:
             os.close(self.bell_fd)
             self.bell_fd = -1
         self._lock.close()
-
-
-def bell_path(root: str, peer: str) -> str:
-    return f"{root}/lock/{peer}.bell"
-
-
-def ring(root: str, peer: str, word: str) -> bool:
-    """Say a word to the running call; whether anybody could hear it."""
-    try:
-        fd = os.open(bell_path(root, peer), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-            return False
-        os.write(fd, word.encode() + b"\n")
-    except OSError:  # nobody reads, or the pipe is full of words already
-        return False
-    finally:
-        os.close(fd)
-    return True

@@ -1,6 +1,7 @@
 """The spool's layout, its owner and version, and the small files that the doors read.
 
     SPOOL/VERSION            an older program than the spool stops
+    SPOOL/SETUP              for which configuration it was set up
     SPOOL/tmp/               drafts
     SPOOL/doors/NAME         for each name that a door may be given: the peer and its limits
     SPOOL/lock/              locks and bells, a pair for each peer and step
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from batchmail.core.digest import sha256
 from batchmail.core.errors import SpoolError, UsageError
 from batchmail.core.names import is_peer
 from batchmail.store.durable import make_dir, replace, retire, retire_tree
@@ -25,6 +27,7 @@ from batchmail.store.durable import make_dir, replace, retire, retire_tree
 VERSION = 1
 NORMAL_DIR = "09"  # of priority 0
 _DRAFT_LIFE_S = 36 * 3600  # longer than any door or call keeps a draft open
+_STAMP = "SETUP"
 _NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,246}\Z")  # a file name once `domain.` stands before it
 
 
@@ -141,6 +144,21 @@ def set_up(root: str, peers: Iterable[tuple[Door, Iterable[str]]]) -> None:
     for name in set(os.listdir(f"{root}/doors")) - set(files):
         retire(f"{root}/doors/{name}")
     spool.sweep(time.time())
+    _write_if_changed(spool, f"{root}/{_STAMP}", _fingerprint(chosen))
+
+
+def is_set_up(root: str, peers: Iterable[tuple[Door, Iterable[str]]]) -> bool:
+    """Whether `set_up` was last done for just these; cheap, for the programs that do it in passing."""
+    try:
+        with open(f"{root}/{_STAMP}", "rb") as file:
+            return file.read(100) == _fingerprint(list(peers))
+    except FileNotFoundError:
+        return False
+
+
+def _fingerprint(peers: list[tuple[Door, Iterable[str]]]) -> bytes:
+    text = repr([(door, tuple(domains)) for door, domains in peers])
+    return f"{sha256(text.encode()).hexdigest()}\n".encode()
 
 
 def _door_files(peers: Iterable[tuple[Door, Iterable[str]]]) -> dict[str, bytes]:
