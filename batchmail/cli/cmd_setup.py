@@ -4,12 +4,15 @@ import click
 
 from batchmail.cli import start
 from batchmail.cli.config import find_peer
+from batchmail.core.errors import Temporary
 from batchmail.store.ledger import Ledger
+from batchmail.store.line import CALLER, Line
+from batchmail.store.spool import Spool
 
 
 @click.command("setup", short_help="Make the spool and the files that the doors read.")
 @click.option(
-    "--adopt", metavar="PEER", help="Begin a new ledger or stream with PEER after a loss or a restored backup."
+    "--adopt", metavar="PEER", help="After a lost disk or a restored backup: send PEER all that is unsettled again."
 )
 @click.pass_obj
 def command(config_file: str | None, adopt: str | None) -> None:
@@ -21,6 +24,18 @@ def command(config_file: str | None, adopt: str | None) -> None:
     spool = start.set_up(site, again=True)
     if adopt:
         peer = find_peer(site, adopt, path)
-        Ledger(spool, peer.name, adopt=True).close()
-        click.echo(f"The ledger of {peer.name} belongs to {site.spool} now; what is unsettled goes on.")
+        _adopt(spool, peer.name)
+        click.echo(f"{peer.name}: what is unsettled is sent again in the next call, under a new stream of numbers.")
     click.echo(f"{site.spool} is ready for {site.name} with {len(site.peers)} peers.")
+
+
+def _adopt(spool: Spool, peer: str) -> None:
+    line = Line(spool, peer)
+    try:
+        if not line.acquire(CALLER):
+            raise Temporary(f"a call with {peer} is going on: try again when it has ended")
+        ledger = Ledger(spool, peer, adopt=True)
+        ledger.begin_new_stream()
+        ledger.close()
+    finally:
+        line.close()

@@ -84,9 +84,12 @@ def _take_line(context: Context) -> Line:
     """The line with this peer: a newer call takes over from an older one; crossed calls go by the sites' names."""
     root, peer = context.spool.root, context.peer
     line = Line(context.spool, peer.name)
+    ledger = context.open_ledger()
+    far_site = ledger.fact("peer_site") or peer.site or peer.name
+    ledger.close()
     give_up_s = time.monotonic() + _TAKE_OVER_S
     while not line.acquire(ANSWERER):
-        if line.holder() == CALLER and context.site.name < (peer.site or peer.name):
+        if line.holder() == CALLER and context.site.name < far_site:
             raise Temporary(f"calls have crossed: the one from {context.site.name} goes on")
         if time.monotonic() > give_up_s:
             raise Temporary(f"another call with {peer.name} does not give way; it ends by itself in some minutes")

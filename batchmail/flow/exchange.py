@@ -114,11 +114,15 @@ class Call:
     def run(self) -> Result:
         """Hold the call to its end, whatever it is.  What goes wrong is in the result, and what we have is kept."""
         error: BatchmailError | None = None
+        cut = True
         try:
             self._open()
             while not self._over:
                 self._take()
                 self._advance()
+            cut = False
+            left_undone = self._outgoing.stopped or self._outgoing.put_off
+            error = Temporary(left_undone) if left_undone else None
         except BatchmailError as problem:
             error = problem
             self._say_goodbye(problem)
@@ -126,7 +130,7 @@ class Call:
             error = Temporary(f"the spool cannot be used: {problem}")
             self._say_goodbye(error)
         finally:
-            self._close(cut=error is not None)
+            self._close(cut)
         totals = self._totals()
         maillog.call_ended(
             self._context.peer.name,

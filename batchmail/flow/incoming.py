@@ -204,7 +204,12 @@ class Arrivals:
         ledger = self._context.open_ledger()
         received = Received(ledger)
         while (incoming := self._jobs.get()) is not None:
-            self._post(Answer(self._take(incoming, received), incoming.number))
+            try:
+                answer = self._take(incoming, received)
+            except Exception as error:  # noqa: BLE001  the sender keeps it; without an answer the call would wait
+                maillog.trouble(self._context.peer.name, f"{incoming.path}: {type(error).__name__}: {error}")
+                answer = Refuse(*incoming.number[:2], False, "it cannot be stored here now")
+            self._post(Answer(answer, incoming.number))
         ledger.close()
 
     def _take(self, incoming: Incoming, received: Received) -> Custody | Refuse:

@@ -64,6 +64,7 @@ class Outgoing:
         self._refused: set[tuple[str, int]] = set()  # "later": not tried again within the call
         self._look = True  # something may wait that was not seen yet
         self.stopped = ""  # why nothing is sent in this call, for the operator
+        self.put_off = ""  # why the peer did not take a file now
         self.files = self.transactions = 0  # that the peer took custody of
 
     def has_nothing(self) -> bool:
@@ -98,26 +99,24 @@ class Outgoing:
         stream = self._ledger.stream
         have = hello.of_stream(stream)
         peer, last = self._context.peer.name, self._sent.last_seq(stream)
+        again = f"batchmail setup --adopt {peer} sends all that is unsettled again"
         if have.last > last:
             return (
-                f"{hello.site} has file {have.last} of ours, we know of {last}: this spool has gone back (a restored"
-                f" backup?); say batchmail setup --adopt {peer} to send what is unsettled under a new stream"
+                f"{hello.site} has file {have.last} of ours, we know of {last}: this spool has gone back"
+                f" (a restored backup?); {again}"
             )
         ours = self._sent.file(stream, have.up_to)
         if have.up_to and (ours is None or ours.identity != have.identity):
             return (
                 f"{hello.site} has another file {have.up_to} than we sealed: one of the spools is a copy or a restored"
-                f" backup; nothing is sent until batchmail setup --adopt {peer} begins a new stream"
+                f" backup; {again}"
             )
-        lost = [
-            f.number.seq
-            for f in self._sent.files("custody")
-            if not hello.of_stream(f.number.stream).holds(f.number.seq)
-        ]
+        taken = (file.number for file in self._sent.files("custody"))
+        lost = [number.seq for number in taken if not hello.of_stream(number.stream).holds(number.seq)]
         if lost:
             return (
-                f"{hello.site} no longer has {len(lost)} batches that it took ({lost[0]} the first): its spool was lost"
-                f" or restored; nothing is sent until batchmail resend {peer} says what is to be sent again"
+                f"{hello.site} no longer has {len(lost)} batches that it took, {lost[0]} the first: its spool was lost"
+                f" or restored; {again}; what had been delivered and not yet reported comes twice"
             )
         return ""
 
@@ -225,6 +224,7 @@ class Outgoing:
                     self._enqueue(fresh)
         else:
             self._refused.add(file.number[:2])
+            self.put_off = f"{self._hello.site} does not take {file.number.file_name}: {event.text}"
 
     def _answered(self, stream: str, seq: int) -> SentFile | None:
         for sending in self._queue:

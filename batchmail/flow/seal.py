@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from batchmail.core import manifest, report
-from batchmail.core.errors import SpoolError
+from batchmail.core.errors import PeerError, SpoolError
 from batchmail.core.manifest import Head, Item
 from batchmail.core.numbered import BATCH, REPORT, VOID, Number
 from batchmail.core.report import Reported, Request
@@ -153,8 +153,28 @@ class Sealer:
                 self._seal_again(number)
         live = {file.number for file in self._sent.files("sealed", "custody")}
         for number in self._outbox.numbers():
-            if number not in live:
+            if number not in live and self._sent.file(*number[:2]) is None:
+                self._adopt(number)
+            elif number not in live:
                 self._outbox.remove(number)
+
+    def _adopt(self, number: Number) -> None:
+        """A file that the ledger does not know, being new or of a new stream: what it holds is sealed again.
+
+        A crash before the removal: it is sealed once more by the next call, and the far side knows the IDs.
+        """
+        path = self._outbox.path(number)
+        try:
+            if number.kind == BATCH:
+                head, items, _ = batchfile.check_batch(path)
+                self._write_batch(head.destination, *batchfile.excerpt(path, items, self._context.site.name))
+            elif number.kind == REPORT:
+                rows = report.read_report(number, batchfile.unpack(path)[0])
+                self._seal_lines(self._write_lines(self._sent.reserve(REPORT, self._context.now_ms()), rows))
+        except PeerError as error:
+            maillog.trouble(self._context.peer.name, f"{path} is left as it is: {error}")
+            return
+        self._outbox.remove(number)
 
     def _seal_again(self, number: Number) -> None:
         path = self._outbox.path(number)

@@ -135,7 +135,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, and on stable storage when it returns."""
+        """All or nothing, and on stable storage when it returns.  Raises SpoolError, as when the disk is full."""
         try:
             self.database.execute("BEGIN IMMEDIATE")
             yield
@@ -148,6 +148,12 @@ class Ledger:
 
     def _trouble(self, error: sqlite3.Error) -> SpoolError:
         return SpoolError(f"the ledger {self.path} cannot be used: {error}; batchmail check says more")
+
+    def begin_new_stream(self) -> None:
+        """What is unsettled is to be sealed again under a new stream (`flow.seal`): the old one's numbers are burnt."""
+        with self.transaction():
+            self.set_fact("stream", make_stream(os.urandom(10)))
+            self.database.execute("DELETE FROM sent WHERE state <> 'settled'")
 
     def fact(self, name: str) -> str | None:
         """A fact about the peer as a whole.
