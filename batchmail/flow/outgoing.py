@@ -61,6 +61,7 @@ class Outgoing:
         self._hello: Hello | None = None
         self._queue: list[_Sending] = []
         self._unanswered: dict[tuple[str, int], SentFile] = {}
+        self._whole: set[tuple[str, int]] = set()  # the far side had every octet when the call began
         self._refused: set[tuple[str, int]] = set()  # "later": not tried again within the call
         self._look = True  # something may wait that was not seen yet
         self.stopped = ""  # why nothing is sent in this call, for the operator
@@ -122,7 +123,10 @@ class Outgoing:
 
     def _enqueue(self, file: SentFile) -> None:
         path = self._outbox.path(file.number)
-        self._queue.append(_Sending(file, path, self._resume_at(file, path)))
+        offset = self._resume_at(file, path)
+        if offset == file.octets:
+            self._whole.add(file.number[:2])
+        self._queue.append(_Sending(file, path, offset))
 
     def _resume_at(self, file: SentFile, path: str) -> int:
         partial = next((p for p in self._partials() if p.number == file.number), None)
@@ -244,9 +248,12 @@ class Outgoing:
             self._outbox.remove(file.number)
 
     def close(self, cut: bool) -> None:
-        """The call is over; `cut`: not by agreement, so a file that may have broken the far side is counted."""
+        """The call is over; `cut`: not by agreement.
+
+        A file that the far side had whole before the call and did not answer in it may have broken the far
+        side; one whose last octet was cut off or whose answer was lost has not.
+        """
         for sending in self._queue:
             sending.close()
-        if cut:
-            for file in self._unanswered.values():
-                self._sent.count_cut(file.number)
+        for key in self._whole & self._unanswered.keys() if cut else ():
+            self._sent.count_cut(self._unanswered[key].number)
