@@ -80,15 +80,15 @@ def dialogue() -> Iterator[tuple[str, Event, bytes]]:
         ("home", Done(0)),
         ("mx", Open(batch, identity, "zst", BATCH_OCTETS, 0)),
         ("mx", Data(STREAM, 1, 0, bytes(BATCH_OCTETS))),
-        ("mx", Done(0)),
         ("home", Received(BATCH_OCTETS)),
         ("home", Custody(STREAM, 1)),
+        ("mx", Done(0)),
         ("home", Open(back, told, "zst", REPORT_OCTETS, 0)),
         ("home", Data(BACK, 1, 0, bytes(REPORT_OCTETS))),
-        ("home", Done(1)),
         ("mx", Received(REPORT_OCTETS)),
         ("mx", Custody(BACK, 1)),
         ("mx", Done(1)),
+        ("home", Done(1)),
         ("home", Bye("done", "")),
     ):
         ours, theirs = (home, mx) if speaker == "home" else (mx, home)

@@ -18,7 +18,7 @@ from batchmail.store.spool import Spool
 def command(config_file: str | None, adopt: str | None) -> None:
     """Make what is missing of the spool, and bring the small files that the doors read up to date.
 
-    Safe to repeat, and needed after the configuration was edited; call, run and lmtpd do it too.
+    Safe to repeat, and needed after the configuration was edited; call, run and batchmail-receive do it too.
     """
     site, path = start.load(config_file)
     spool = start.set_up(site, again=True)
