@@ -184,14 +184,14 @@ def _parse_parameter(word: bytes, checks: dict[bytes, Check], verb: str) -> Para
     return parameter
 
 
-def _printable_xtext(value: bytes | None) -> bool:
+def _printable_xtext(value: bytes | None, utf8: bool = False) -> bool:
     if value is None:
         return False
     try:
         decoded = xtext.decode(value)
     except ValueError:
         return False
-    return all(32 <= octet <= 126 for octet in decoded)
+    return all(32 <= octet <= 126 or (utf8 and octet > 127) for octet in decoded)
 
 
 def _is_ret(value: bytes | None) -> bool:
@@ -213,7 +213,7 @@ def _is_orcpt(value: bytes | None) -> bool:
         return False
     if kind.lower() == b"utf-8":  # RFC 6533 §3: not xtext; escapes are \x{H}
         return re.match(rb"(?:[!-*,-<>-\[\]-~\x80-\xff]|\\x\{[0-9A-Fa-f]{2,6}\})+\Z", address) is not None
-    return bool(address) and _printable_xtext(address)
+    return bool(address) and _printable_xtext(address, utf8=True)  # Postfix makes rfc822 ones of UTF-8 addresses too
 
 
 _MAIL_CHECKS: dict[bytes, Check] = {

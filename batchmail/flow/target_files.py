@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from batchmail.core.envelope import Envelope, Parameter, find, without
 from batchmail.core.errors import TargetDown
-from batchmail.core.outcome import DELIVERED, RELAYED
+from batchmail.core.outcome import DELIVERED, PASSED
 from batchmail.flow.delivery import Attempt, BeforeDot, Delivery, Settled
 from batchmail.flow.target_spec import TargetSpec
 from batchmail.store import dropdir
@@ -23,23 +23,25 @@ class DirectoryTarget:
     def deliver(self, delivery: Delivery, before_dot: BeforeDot, settled: Settled) -> None:
         attempt = Attempt(delivery, settled, self._now_ms)
         try:
-            place = self._drop(delivery, before_dot)
+            self._drop(delivery, before_dot)
         except OSError as error:
             raise TargetDown(f"{self._spec.text}: cannot write: {error.strerror or error}") from None
-        action = DELIVERED if self._spec.final else RELAYED
-        attempt.settle_pending(action, "2.0.0", f"written to {place}".encode())
+        # Who reads RFC 2442 text has the parameters, and owes the notices from here on.
+        action = DELIVERED if self._spec.final else PASSED
+        attempt.settle_pending(action, "2.0.0", b"written to a file")
 
     def close(self) -> None:
         pass
 
-    def _drop(self, delivery: Delivery, before_dot: BeforeDot) -> str:
+    def _drop(self, delivery: Delivery, before_dot: BeforeDot) -> None:
         envelope = _part(delivery)
         if self._spec.scheme == "bsmtp":
             text = dropdir.bsmtp_text(self._me, envelope, delivery.content())
-            return dropdir.drop_bsmtp(self._spec.path, delivery.id, text, before_dot)
+            dropdir.drop_bsmtp(self._spec.path, delivery.id, text, before_dot)
+            return
         name = dropdir.maildir_name(delivery.id, self._me)
         text = dropdir.maildir_text(envelope, delivery.content())
-        return dropdir.drop_maildir(self._spec.path, name, text, before_dot)
+        dropdir.drop_maildir(self._spec.path, name, text, before_dot)
 
 
 def _part(delivery: Delivery) -> Envelope:
