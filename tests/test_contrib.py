@@ -1,4 +1,4 @@
-"""What is installed beside the programs: units systemd takes, hooks that do the right thing, configurations that load."""
+"""What is installed beside the programs: units for systemd, hooks that do the right thing, examples that load."""
 
 import os
 import re

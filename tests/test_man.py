@@ -229,7 +229,7 @@ def test_places(tmp_path: Path) -> None:
     spool: Spool = make_spool(tmp_path)
     Ledger(spool, "home").close()
     made = {os.path.relpath(os.path.join(at, name), tmp_path) for at, below, _ in os.walk(tmp_path) for name in below}
-    made |= {"VERSION"}
+    made |= {path.name for path in tmp_path.iterdir() if path.is_file()}
     made = {place.replace("/home/", "/PEER/").replace(spools.NORMAL_DIR, "PRIORITY") for place in made}
     told = {item.removeprefix("Pa ") for item in items(section(page("batchmail-spool.5"), "DESCRIPTION"))}
     later = {"out/PEER/waiting/PRIORITY/BUCKET", "out/PEER/offered/DAY"}  # made when mail comes
@@ -274,7 +274,7 @@ def test_report_and_request() -> None:
     head, row = [json.loads(line) for line in samples.report_lines().splitlines()]
     assert shown_lines('{"batchmail":1,"kind"') == [head, row]
     of_head, rest = told.split("Keys of a report's line:")
-    of_rows, of_requests = rest.split("Keys of a request's line:")
+    of_rows, of_requests = rest.split("Keys of a request's line;")
     assert literals(of_head) == set(head)
     assert literals(of_rows) == set(row) | {"doubt"}
     assert literals(of_requests) == {"do", "id"}
