@@ -39,6 +39,7 @@ _TICK_S = 0.5
 _REPORT_EVERY_S = 1.0  # while the replay goes on
 _WRITER_OCTETS = 64 << 10  # handed to the writer thread ahead of the line
 _MAX_WRITER_OCTETS = 4 << 20  # a peer that makes us answer and does not read
+_MAX_TURN = 32  # things that came, before we see to what is to go
 _CLOSE_S = 1.5
 
 
@@ -194,12 +195,12 @@ class Call:
     # -- what comes ---------------------------------------------------------------------------------------------
 
     def _take(self) -> None:
-        """Wait for something, then deal with all that is there."""
+        """Wait for something, then deal with what is there; not for ever, a peer may never stop asking."""
         with contextlib.suppress(queue.Empty):
-            item = self._queue.get(timeout=_TICK_S)
-            while not self._over:
-                self._deal_with(item)
-                item = self._queue.get_nowait()
+            self._deal_with(self._queue.get(timeout=_TICK_S))
+            for _ in range(_MAX_TURN):
+                if not self._over:
+                    self._deal_with(self._queue.get_nowait())
 
     def _deal_with(self, item: Octets | Ended | Drained | Answer | _Word) -> None:
         if isinstance(item, Octets):

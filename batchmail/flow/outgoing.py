@@ -184,6 +184,9 @@ class Outgoing:
             return
         if any(sending.file.number.kind == BATCH for sending in self._queue):
             return
+        if self.put_off:  # what waits is left there until there is room for it
+            self._look = False
+            return
         number = self._sealer.seal_batch(hello.site, hello.limits.transaction_octets)
         if number is None:
             self._look = False

@@ -10,6 +10,7 @@ from batchmail.wire.stream import Stream
 
 _READ_OCTETS = 64 << 10
 _MAX_UNREAD = 32  # pieces that the reader hands over before it waits
+_LAST_WORDS_S = 2.0  # what the other side said before it closed is heard before our writing is told to have failed
 
 
 class Octets(NamedTuple):
@@ -86,4 +87,5 @@ class Pump:
                 if drained:
                     self._post(Drained())
         except LineError as error:
+            self._threads[0].join(_LAST_WORDS_S)
             self._post(Ended(error))
