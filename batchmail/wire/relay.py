@@ -4,6 +4,8 @@ import contextlib
 import socket
 import threading
 
+from batchmail.wire.listener import LOOPBACK, Listener
+
 _CHUNK_OCTETS = 65536
 
 
@@ -12,28 +14,15 @@ class Relay:
 
     def __init__(self, port: int):
         self._to = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
         self.forth_octets = self.back_octets = 0  # from the caller, and to it
-        self._acceptor = threading.Thread(target=self._accept, name="batchmail-relay", daemon=True)
-        self._acceptor.start()
+        self._listener = Listener("relay", self._connect)
+        self.port = self._listener.port
+        self.close = self._listener.close
 
-    def close(self) -> None:
-        """Stop listening; connections end with their ends."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._acceptor.join()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            far = socket.create_connection(("127.0.0.1", self._to))
-            threading.Thread(target=self._pass_forth, args=(near, far), daemon=True).start()
-            threading.Thread(target=self._pass_back, args=(far, near), daemon=True).start()
+    def _connect(self, near: socket.socket) -> None:
+        far = socket.create_connection((LOOPBACK, self._to))
+        threading.Thread(target=self._pass_forth, args=(near, far), daemon=True).start()
+        threading.Thread(target=self._pass_back, args=(far, near), daemon=True).start()
 
     def _pass_forth(self, near: socket.socket, far: socket.socket) -> None:
         with contextlib.suppress(OSError):

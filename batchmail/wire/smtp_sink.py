@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from batchmail.core.envelope import CommandError, Envelope, Parameters, Recipient, parse_mail, parse_rcpt
 from batchmail.core.lines import CRLF, Unstuffer
+from batchmail.wire.listener import Listener
 
 _EXTENSIONS = (b"PIPELINING", b"SIZE 104857600", b"8BITMIME", b"SMTPUTF8", b"DSN", b"ENHANCEDSTATUSCODES")
 _MAX_LINE_OCTETS = 8192
@@ -31,25 +32,12 @@ class SmtpSink:
     def __init__(self, name: str):
         self.name = name.encode()
         self.taken: list[Taken] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._acceptor = threading.Thread(target=self._accept, name="batchmail-sink", daemon=True)
-        self._acceptor.start()
+        self._listener = Listener("sink", self._accept)
+        self.port = self._listener.port
+        self.close = self._listener.close
 
-    def close(self) -> None:
-        """Stop listening; sessions end with their clients."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._acceptor.join()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connected, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connected,), daemon=True).start()
+    def _accept(self, connected: socket.socket) -> None:
+        threading.Thread(target=self._serve, args=(connected,), daemon=True).start()
 
     def _serve(self, connected: socket.socket) -> None:
         with contextlib.suppress(OSError), connected, connected.makefile("rwb") as file:

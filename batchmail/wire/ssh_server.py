@@ -24,6 +24,7 @@ from paramiko.common import (
 )
 
 from batchmail.core.errors import ConfigError
+from batchmail.wire.listener import Listener
 
 _CHUNK_OCTETS = 32 << 10
 _WINDOW_OCTETS = 4 << 20
@@ -38,19 +39,14 @@ class SshServer:
 
     def __init__(self, host_key: paramiko.PKey, forced: Mapping[bytes, Sequence[str]]):
         self._host_key, self._forced = host_key, forced
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._transports: list[paramiko.Transport] = []
         self._programs: list[subprocess.Popen[bytes]] = []
-        self._acceptor = threading.Thread(target=self._accept, name="batchmail-ssh-server", daemon=True)
-        self._acceptor.start()
+        self._listener = Listener("ssh-server", self._accept)
+        self.port = self._listener.port
 
     def close(self) -> None:
         """Stop listening, hang up, and end the programs."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._acceptor.join()
         self._listener.close()
         with self._lock:
             transports, programs = self._transports, self._programs
@@ -60,17 +56,12 @@ class SshServer:
             program.terminate()
             program.wait()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connected, _ = self._listener.accept()
-            except OSError:
-                return
-            transport = paramiko.Transport(connected, default_window_size=_WINDOW_OCTETS)
-            transport.add_server_key(self._host_key)
-            with self._lock:
-                self._transports = [*(t for t in self._transports if t.is_active()), transport]
-            transport.start_server(threading.Event(), _Login(self._forced, self._start))
+    def _accept(self, connected: socket.socket) -> None:
+        transport = paramiko.Transport(connected, default_window_size=_WINDOW_OCTETS)
+        transport.add_server_key(self._host_key)
+        with self._lock:
+            self._transports = [*(t for t in self._transports if t.is_active()), transport]
+        transport.start_server(threading.Event(), _Login(self._forced, self._start))
 
     def _start(self, channel: paramiko.Channel, arguments: Sequence[str]) -> bool:
         """Run the program, its standard input, output and error being the channel's."""
