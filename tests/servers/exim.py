@@ -58,6 +58,7 @@ acl_rcpt:
           message = 451 4.2.0 try later
   accept  domains = *.test
   deny    message = 550 5.7.1 relay not permitted
+{acls}
 
 begin routers
 {routers}
@@ -93,7 +94,8 @@ class Commands(NamedTuple):
 
 
 class Exim(Target):
-    """`main` overrides or adds main options; routers, transports and ACL lines are text put before the built-in ones.
+    """`main` overrides or adds main options; routers, transports and ACL lines are text put before the built-in ones,
+    `acls` whole ACLs beside them.
 
     A transport written as text names its accounts itself; `use_bsmtp` pipes are written by `pipe_transport`.
     """
@@ -108,6 +110,7 @@ class Exim(Target):
         transports: str = "",
         mail_acl: str = "",
         rcpt_acl: str = "",
+        acls: str = "",
         retry: str = "* * F,1h,5s",
     ):
         super().__init__(directory)
@@ -138,6 +141,7 @@ class Exim(Target):
                 transports=transports,
                 mail_acl=mail_acl,
                 rcpt_acl=rcpt_acl,
+                acls=acls,
                 retry=retry,
             ),
         )
