@@ -17,7 +17,7 @@ from batchmail.core.errors import BatchmailError, PeerError
 from batchmail.core.manifest import Head, Item
 from batchmail.core.numbered import BATCH, KINDS, REPORT, REQUEST, Number
 from batchmail.flow.context import Context
-from batchmail.proto.hello import Have, Hello, Limits, PartialFile
+from batchmail.proto.hello import MAX_PARTIALS, Have, Hello, Limits, PartialFile
 from batchmail.proto.session import Custody, Data, Open, Refuse
 from batchmail.store import batchfile
 from batchmail.store.boxes import ENCODING, Inbox, Incoming
@@ -47,7 +47,7 @@ class Arrivals:
         self._coming: dict[tuple[str, int], Incoming] = {}
         self._manifest_octets: dict[tuple[str, int], int] = {}  # of batches not judged yet
         self._jobs: queue.SimpleQueue[Incoming | None] = queue.SimpleQueue()
-        self._checking = 0
+        self._checking: set[tuple[str, int]] = set()
         self._thread = threading.Thread(target=self._work, name="batchmail-custody", daemon=True)
         self._far_site = ""
         self._ahead_ms = 0
@@ -70,9 +70,10 @@ class Arrivals:
     def have(self) -> tuple[tuple[Have, ...], tuple[PartialFile, ...]]:
         """For our HELLO."""
         have = tuple(Have(h.stream, h.up_to, h.identity, tuple(h.beyond)) for h in self._received.having())
-        partial = []
+        partial: list[PartialFile] = []
         for part in self._inbox.partials():
-            if self._received.identity(*part.number[:2]) is not None:
+            known = self._received.identity(*part.number[:2]) is not None
+            if known or len(partial) == MAX_PARTIALS:  # more cannot be told, so they would be sent from their start
                 self._inbox.drop(part.path)
             else:
                 partial.append(PartialFile(part.number, part.identity, ENCODING, part.octets, part.digest()))
@@ -104,6 +105,8 @@ class Arrivals:
             if had != event.identity:
                 raise PeerError(f"{number.file_name} is not the file of that number that we have: see batchmail status")
             return Custody(*key)
+        if key in self._checking:  # it would be another file by the time it is in our custody
+            raise PeerError(f"{number.file_name} was opened again before it was answered")
         refusal = self._refuse_now(event)
         if refusal:
             return refusal
@@ -124,7 +127,8 @@ class Arrivals:
             return Refuse(*number[:2], False, f"encoding {event.encoding} is not known here")
         if event.octets > (self.limits().file_octets if number.kind == BATCH else _SMALL_OCTETS):
             return Refuse(*number[:2], True, f"{event.octets} octets are more than is taken here")
-        if number.kind == BATCH and event.octets > self._room_octets():
+        coming = sum(other.expected_octets - other.octets for other in self._coming.values())
+        if number.kind == BATCH and event.octets - event.offset > self._room_octets() - coming:
             maillog.trouble(self._context.peer.name, f"no room for {number.file_name} of {event.octets} octets")
             return Refuse(*number[:2], False, "no room here now")
         return None
@@ -189,12 +193,12 @@ class Arrivals:
         del self._coming[incoming.number[:2]]
         self._manifest_octets.pop(incoming.number[:2], None)
         incoming.close()
-        self._checking += 1
+        self._checking.add(incoming.number[:2])
         self._jobs.put(incoming)
 
     def answered(self, answer: Answer) -> None:
         """The custody thread's answer has been seen by the call."""
-        self._checking -= 1
+        self._checking.discard(answer.number[:2])
         if isinstance(answer.event, Custody):
             self.files += 1
 
@@ -224,6 +228,9 @@ class Arrivals:
             self._inbox.drop(incoming.path)
             maillog.refused_file(number.file_name, peer, True, str(error))
             return Refuse(*number[:2], True, str(error))
+        except OSError as error:
+            maillog.trouble(peer, f"{number.file_name} cannot be read: {error}")
+            return Refuse(*number[:2], False, "it cannot be checked here now")
         try:
             if number.kind == BATCH:
                 check_room(self._context.spool.root, self._context.site.reserve_octets)

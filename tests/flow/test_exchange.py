@@ -638,3 +638,84 @@ def test_a_ledger_that_is_lost_stops_the_call_before_it_begins(pair: Pair) -> No
         os.unlink(f"{pair.mx.root}/ledger/{name}")
     with pytest.raises(Exception, match="is missing, but out/home/outbox holds files"):
         Ledger(pair.mx.spool, "home")
+
+
+# Custody
+
+
+def test_a_file_that_is_being_checked_is_not_changed_any_more(
+    mx: Mailbox, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, data = offer(f"{tmp_path}/x", str(tmp_path))
+    real, again = incoming._check, threading.Event()
+
+    def check(number: Number, path: str) -> object:
+        found = real(number, path)
+        again.wait(HANG_S)
+        return found
+
+    monkeypatch.setattr(incoming, "_check", check)
+
+    def behave(stranger: Stranger) -> None:
+        stranger.greet()
+        stranger.say(opened, data, opened, data._replace(octets=b"evil"))
+        stranger.wait_for(Bye)
+        again.set()
+
+    result = meet(mx, behave)
+    assert "opened again before it was answered" in str(result.error)
+    mx.run()
+    assert len(mx.dropped()) == 3
+
+
+def test_a_disk_that_fails_while_a_file_is_checked_means_later(
+    mx: Mailbox, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, data = offer(f"{tmp_path}/x", str(tmp_path))
+
+    def check(_number: Number, _path: str) -> object:
+        raise OSError(5, "Input/output error")
+
+    def behave(stranger: Stranger) -> None:
+        stranger.greet()
+        stranger.say(opened, data)
+        refusal = stranger.wait_for(Refuse)
+        assert isinstance(refusal, Refuse)
+        assert not refusal.for_good
+        stranger.say(Bye("done", ""))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(incoming, "_check", check)
+        assert meet(mx, behave).error is None
+    assert len(mx.partial()) == 1
+
+
+def test_files_that_are_open_at_once_share_the_room(tmp_path: object) -> None:
+    mx = make_site(f"{tmp_path}/mx", "mx.example", "home", quota_octets=1000)
+
+    def behave(stranger: Stranger) -> None:
+        assert stranger.greet().limits.room_octets == 1000
+        for seq in (1, 2, 3):
+            stranger.say(Open(Number(STREAM, seq, BATCH), "0" * 64, "zst", 600, 0))
+        assert [stranger.wait_for(Refuse), stranger.wait_for(Refuse)] == [
+            Refuse(STREAM, 2, False, "no room here now"),
+            Refuse(STREAM, 3, False, "no room here now"),
+        ]
+        stranger.say(Bye("done", ""))
+
+    assert meet(mx, behave).error is None
+
+
+def test_no_more_partial_files_are_kept_than_can_be_told(mx: Mailbox) -> None:
+    for call in range(3):
+
+        def behave(stranger: Stranger, call: int = call) -> None:
+            hello = stranger.greet()
+            assert len(hello.partial) <= 64
+            for seq in range(call * 50 + 1, call * 50 + 51):
+                stranger.say(Open(Number(STREAM, seq, BATCH), "0" * 64, "zst", 600, 0), Data(STREAM, seq, 0, b"x"))
+            stranger.say(Ping(), Bye("done", ""))
+            stranger.wait_for(Received)
+
+        assert meet(mx, behave).error is None
+    assert len(mx.partial()) <= 64 + 50
