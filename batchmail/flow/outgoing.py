@@ -92,8 +92,8 @@ class Outgoing:
                 self._enqueue(file)
 
     def _is_known(self, file: SentFile) -> bool:
-        key = (file.number.stream, file.number.seq)
-        return key in self._unanswered or any(s.file.number == file.number for s in self._queue)
+        key = file.number[:2]
+        return key in self._unanswered or key in self._refused or any(s.file.number[:2] == key for s in self._queue)
 
     def _compare(self, hello: Hello) -> str:
         """Why this direction has to stop: what the peer says of our stream cannot be, or has been different."""
@@ -122,6 +122,10 @@ class Outgoing:
         return ""
 
     def _enqueue(self, file: SentFile) -> None:
+        limits = self._hello.limits if self._hello else None
+        if limits and file.number.kind == BATCH and file.octets > min(limits.file_octets, limits.room_octets):
+            self._put_off(file, "no room there now")
+            return
         path = self._outbox.path(file.number)
         offset = self._resume_at(file, path)
         if offset == file.octets:
@@ -182,6 +186,9 @@ class Outgoing:
         hello = self._hello
         if hello is None or len(self._unanswered) >= _MAX_UNANSWERED:
             return
+        if self.put_off:  # what is sealed now would only lie in the outbox
+            self._look = False
+            return
         if any(sending.file.number.kind == BATCH for sending in self._queue):
             return
         if self.put_off:  # what waits is left there until there is room for it
@@ -227,11 +234,14 @@ class Outgoing:
         if event.for_good and file.number.kind == BATCH:
             self._sealer.reseal(file, self._hello.site, event.text)
             for fresh in self._sent.files("sealed"):
-                if not self._is_known(fresh) and fresh.number[:2] not in self._refused:
+                if not self._is_known(fresh):
                     self._enqueue(fresh)
         else:
-            self._refused.add(file.number[:2])
-            self.put_off = f"{self._hello.site} does not take {file.number.file_name}: {event.text}"
+            self._put_off(file, event.text)
+
+    def _put_off(self, file: SentFile, why: str) -> None:
+        self._refused.add(file.number[:2])
+        self.put_off = f"{self._hello.site if self._hello else ''} does not take {file.number.file_name}: {why}"
 
     def _answered(self, stream: str, seq: int) -> SentFile | None:
         for sending in self._queue:

@@ -73,11 +73,14 @@ class Settler:
         path = self._inbox.path(number)
         try:
             lines, _ = batchfile.unpack(path)
-            found = self._sent.new_outcomes(report.read_report(number, lines))
+            reported = report.read_report(number, lines)
+            found = self._sent.new_outcomes(reported)
         except PeerError as error:
             maillog.trouble(self._context.peer.name, f"{path} is not understood and set aside unread: {error}")
             self._received.done(number)
             return
+        if len(found) < len(reported):
+            maillog.ignored(number.file_name, self._context.peer.name, len(reported) - len(found))
         noticed: _Noticed = {}
         try:
             for batch in {place for _, place in found}:

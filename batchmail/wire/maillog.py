@@ -116,6 +116,11 @@ def target_down(peer: str, reason: str) -> None:
     _write(syslog.LOG_WARNING, f"target down, peer={peer}", reason=reason)
 
 
+def ignored(file_name: str, peer: str, outcomes: int) -> None:
+    """A report holds outcomes that are known already, or of transactions that were never sent to this peer."""
+    _write(syslog.LOG_INFO, f"{file_name}: outcomes ignored, peer={peer}, count={outcomes}")
+
+
 def notice(identifier: str, state: str, transaction: str, recipient: bytes, reason: bytes = b"") -> None:
     """A notification for a transaction was written (owed), handed over (sent) or refused."""
     _write(syslog.LOG_INFO, f"{identifier}: notice {state}, for={transaction}, to={_address(recipient)}", reason=reason)
