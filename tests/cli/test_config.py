@@ -1,0 +1,224 @@
+"""The configuration file: every key, and errors that name file, key and what to do."""
+
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from batchmail.cli import config
+from batchmail.core.errors import ConfigError
+from batchmail.core.settings import DAY_MS, Peer, Site
+
+SMALL = 'site = "mx.example"\n[peers.home]\ndomains = ["home.example"]\n'
+
+
+@pytest.fixture
+def path(tmp_path: object) -> str:
+    return f"{tmp_path}/batchmail.toml"
+
+
+def load(path: str, text: str | bytes) -> Site:
+    with open(path, "wb") as file:
+        file.write(text.encode() if isinstance(text, str) else text)
+    return config.load(path)
+
+
+def refused(path: str, text: str | bytes) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path, text)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+def test_the_smallest_holding_host(path: str) -> None:
+    site = load(path, SMALL)
+    here = os.path.dirname(path)
+    assert site == Site(
+        "mx.example",
+        "/var/spool/batchmail",
+        "batchmail",
+        64 << 20,
+        "normalize",
+        {
+            "home": Peer(
+                "home",
+                domains=("home.example",),
+                identity=(f"{here}/id_ed25519",),
+                known_hosts=(f"{here}/known_hosts",),
+            )
+        },
+    )
+    assert site.peers["home"].lifetime_ms == 30 * DAY_MS
+
+
+def test_the_smallest_away_host(path: str) -> None:
+    text = 'site = "home.example"\n[peers.mx]\ndomains = ["*"]\ncall = "ssh://batchmail@mx.example:22"\n'
+    assert load(path, text).peers["mx"].call == ("ssh://batchmail@mx.example:22",)
+
+
+def test_an_empty_file_is_a_site_without_peers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getfqdn", lambda: "host.example")
+    assert load(path, "") == Site("host.example", "/var/spool/batchmail", "batchmail", 64 << 20, "normalize", {})
+
+
+def test_the_name_service_is_asked_only_when_the_file_names_no_site(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask() -> str:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(socket, "getfqdn", ask)
+    assert load(path, SMALL).name == "mx.example"
+
+
+@pytest.mark.parametrize("name", ["", "local_host", "a..b", "ho st"])
+def test_a_host_without_a_usable_name(path: str, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(socket, "getfqdn", lambda: name)
+    assert refused(path, "") == 'this host has no usable name: set site = "host.example"'
+
+
+SITE_VALUES: dict[str, tuple[list[tuple[str, Any]], list[str]]] = {
+    "site": ([('"a.example"', "a.example")], ["1", '""', '"a b"', '"-a"', '"a..b"', "[]", "true", '"ä.example"']),
+    "spool": ([('"/srv/spool"', "/srv/spool")], ["1", '""', '"spool"', '"~/spool"', '["/x"]']),
+    "user": ([('"mail"', "mail")], ["1", '""', "[]"]),
+    "reserve": (
+        [("0", 0), ("1000", 1000), ('"64M"', 64 << 20), ('"1 GiB"', 1 << 30), ('"2KB"', 2048), ('"7B"', 7)],
+        ["-1", "1.5", "true", '"64X"', '"M"', '"-1M"', '"1.5G"', '"9999999T"', "9223372036854775807", "[]", '""'],
+    ),
+    "odd_octets": ([('"refuse"', "refuse"), ('"normalize"', "normalize")], ['"keep"', "1", "true", "[]", "{}"]),
+}
+PEER_VALUES: dict[str, tuple[list[tuple[str, Any]], list[str]]] = {
+    "domains": (
+        [
+            ('["A.example", ".b.example", "*"]', ("a.example", ".b.example", "*")),
+            ('"a.example"', ("a.example",)),
+            ("[]", ()),
+        ],
+        ["1", '[""]', '["a..b"]', '["*.a"]', '["a b"]', "[1]", '""', '["user@a.example"]', "{}"],
+    ),
+    "site": SITE_VALUES["site"],
+    "call": (
+        [
+            ('"ssh://u@h.example:22"', ("ssh://u@h.example:22",)),
+            ('["ssh://u@h.example", "command: ssh h"]', ("ssh://u@h.example", "command: ssh h")),
+        ],
+        ["1", '""', '"h.example"', '"http://h.example"', '"ssh://h:99999"', "[1]", '["ssh://u@h.example", "x"]'],
+    ),
+    "identity": ([('"/k"', ("/k",)), ('["/k", "/l"]', ("/k", "/l"))], ["1", '""', "[1]", "true"]),
+    "known_hosts": ([('"/k"', ("/k",))], ["1", '""', "[1]"]),
+    "ssh_config": ([('"/k"', "/k")], ["1", '""', '["/k"]']),
+    "agent": ([("true", True), ("false", False)], ["1", "0", '"yes"', "[]"]),
+    "target": (
+        [('"smtp://127.0.0.1:25"', "smtp://127.0.0.1:25"), ('"maildir:/m"', "maildir:/m")],
+        ["1", '""', '"smtp:"', '"ftp://x"', '"maildir:m"', '"smtp://h?x=1"'],
+    ),
+    "senders": ([('[".a.example"]', (".a.example",))], ["1", '["@"]']),
+    "recipients": ([('"*"', ("*",))], ["1", '["@"]']),
+    "lifetime": (
+        [
+            ('"30d"', 30 * DAY_MS),
+            ('"2 h"', 7_200_000),
+            ('"1min"', 60_000),
+            ('"5ms"', 5),
+            ('"1w"', 7 * DAY_MS),
+            ('"0s"', 0),
+        ],
+        ["1", "1.5", "true", '"30"', '"30m"', '"d"', '"-1d"', '"1.5d"', '"999999999w"', '""', "[]", "1979-05-27"],
+    ),
+    "max_message": ([('"50M"', 50 << 20)], ["-1", '"x"', '"9999999T"']),
+    "quota": ([('"1T"', 1 << 40)], ["-1", '"x"']),
+    "report_wait": ([('"10s"', 10.0), ('"500ms"', 0.5)], ["10", '"10"']),
+    "batch_size": ([('"1M"', 1 << 20)], ["-1", '"x"']),
+    "remember": ([('"90d"', 90 * DAY_MS)], ["90", '"x"']),
+    "level": ([("1", 1), ("19", 19)], ["0", "20", "true", '"9"', "9.0", "-1"]),
+}
+
+
+def test_every_key_is_tested() -> None:
+    assert {"": tuple(SITE_VALUES), "peers.NAME": tuple(PEER_VALUES)} == config.KEYS
+
+
+@pytest.mark.parametrize(("key", "text", "value"), [(k, t, v) for k, (g, _) in SITE_VALUES.items() for t, v in g])
+def test_a_key_of_the_site(path: str, key: str, text: str, value: Any) -> None:
+    field = {"site": "name", "reserve": "reserve_octets"}.get(key, key)
+    prefix = "" if key == "site" else 'site = "mx.example"\n'
+    assert getattr(load(path, f"{prefix}{key} = {text}\n"), field) == value
+
+
+@pytest.mark.parametrize(("key", "text", "value"), [(k, t, v) for k, (g, _) in PEER_VALUES.items() for t, v in g])
+def test_a_key_of_a_peer(path: str, key: str, text: str, value: Any) -> None:
+    fields = {"agent": "use_agent", "lifetime": "lifetime_ms", "max_message": "max_message_octets"}
+    fields |= {"quota": "quota_octets", "report_wait": "report_wait_s", "batch_size": "batch_octets"}
+    fields |= {"remember": "remember_ms"}
+    site = load(path, f'site = "mx.example"\n[peers.home]\n{key} = {text}\n')
+    assert getattr(site.peers["home"], fields.get(key, key)) == value
+
+
+@pytest.mark.parametrize(("key", "text"), [(k, t) for k, (_, bad) in SITE_VALUES.items() for t in bad])
+def test_a_value_of_the_site_that_is_wrong(path: str, key: str, text: str) -> None:
+    prefix = "" if key == "site" else 'site = "mx.example"\n'
+    assert refused(path, f"{prefix}{key} = {text}\n").startswith(f"{key} ")
+
+
+@pytest.mark.parametrize(("key", "text"), [(k, t) for k, (_, bad) in PEER_VALUES.items() for t in bad])
+def test_a_value_of_a_peer_that_is_wrong(path: str, key: str, text: str) -> None:
+    message = refused(path, f'site = "mx.example"\n[peers.home]\n{key} = {text}\n')
+    assert message.startswith((f"peers.home.{key} = ", f"peers.home.{key}: "))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('sits = "x"', "unknown key sits; did you mean site?"),
+        ("[peer.home]", "unknown key peer; did you mean peers?"),
+        ('[peers.home]\ndomain = ["x"]', "unknown key peers.home.domain; did you mean domains?"),
+        ('[peers.home]\nknownhosts = "x"', "unknown key peers.home.knownhosts; did you mean known_hosts?"),
+        ("zzz = 1", "unknown key zzz; known are odd_octets, peers, reserve, site, spool, user"),
+        ("peers = 1", "peers is to be tables, such as [peers.home]"),
+        ("[[peers]]", "peers is to be tables, such as [peers.home]"),
+        ("[peers]\nhome = 1", "peers is to be tables, such as [peers.home]"),
+        ("[peers.mx.example.net]", '[peers.mx.example]: a name with dots is quoted, as in [peers."mx.example.net"]'),
+    ],
+)
+def test_what_is_unknown_names_the_nearest(path: str, text: str, message: str) -> None:
+    assert refused(path, text) == message
+
+
+def test_peers_with_dots_and_in_any_case(path: str) -> None:
+    site = load(path, 'site = "a.example"\n[peers."MX.Example.net"]\n[peers.home]\n')
+    assert sorted(site.peers) == ["home", "mx.example.net"]
+    assert config.find_peer(site, "Mx.EXAMPLE.net", path).name == "mx.example.net"
+    with pytest.raises(ConfigError, match=r"no peer other; known: home, mx\.example\.net"):
+        config.find_peer(site, "other", path)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a b", "x" * 101, "\u00e4", "a\\u0000", "_x"]
+)
+def test_a_name_that_is_no_peers(path: str, name: str) -> None:
+    assert "a peer's name is of a-z 0-9 . _ -" in refused(path, f'site = "a.example"\n[peers."{name}"]\n')
+
+
+def test_a_peer_that_stands_twice(path: str) -> None:
+    assert "stands once" in refused(path, 'site = "a.example"\n[peers.Home]\n[peers.home]\n')
+    assert refused(path, 'site = "a.example"\n[peers.home]\n[peers.home]\n')
+    assert refused(path, 'site = "a.example"\nsite = "b.example"\n')
+
+
+@pytest.mark.parametrize("text", [b"site = ", b"\xff", b"[peers", b'site = "a"\0'])
+def test_what_is_no_toml(path: str, text: bytes) -> None:
+    assert refused(path, text)
+
+
+def test_a_file_that_cannot_be_read(path: str, tmp_path: object) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        config.load(path)
+    with pytest.raises(ConfigError, match="Is a directory"):
+        config.load(str(tmp_path))
+
+
+def test_where_the_file_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BATCHMAIL_CONFIG", raising=False)
+    assert config.config_path(None) == "/etc/batchmail/batchmail.toml"
+    monkeypatch.setenv("BATCHMAIL_CONFIG", "/env")
+    assert (config.config_path(None), config.config_path("/option")) == ("/env", "/option")
