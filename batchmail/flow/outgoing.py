@@ -122,12 +122,13 @@ class Outgoing:
         return ""
 
     def _enqueue(self, file: SentFile) -> None:
-        limits = self._hello.limits if self._hello else None
-        if limits and file.number.kind == BATCH and file.octets > min(limits.file_octets, limits.room_octets):
-            self._put_off(file, "no room there now")
-            return
         path = self._outbox.path(file.number)
         offset = self._resume_at(file, path)
+        limits = self._hello.limits if self._hello else None
+        if limits and file.number.kind == BATCH:
+            if file.octets > limits.file_octets or file.octets - offset > limits.room_octets:
+                self._put_off(file, "no room there now")
+                return
         if offset == file.octets:
             self._whole.add(file.number[:2])
         self._queue.append(_Sending(file, path, offset))
@@ -190,9 +191,6 @@ class Outgoing:
             self._look = False
             return
         if any(sending.file.number.kind == BATCH for sending in self._queue):
-            return
-        if self.put_off:  # what waits is left there until there is room for it
-            self._look = False
             return
         number = self._sealer.seal_batch(hello.site, hello.limits.transaction_octets)
         if number is None:

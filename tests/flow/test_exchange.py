@@ -495,12 +495,24 @@ def test_no_room_is_later_and_then_it_comes(tmp_path: object) -> None:
     pair.mx.accept(*down)
     pair.home.accept(*up)
     caller, answerer = narrow.call()
-    assert (caller.error, "no room here now" in str(answerer.error)) == (None, True)
+    assert (caller.error, "no room" in str(answerer.error)) == (None, True)
     assert arrived(pair.home) == []
     assert arrived(pair.mx) == sorted(up)
     assert len(pair.mx.waiting()) > 15, "mail was sealed that nobody takes"
     ok(pair.call())
     assert arrived(pair.home) == sorted(down)
+
+
+def test_what_is_there_already_needs_no_room(tmp_path: object) -> None:
+    pair = make_pair(tmp_path)
+    (message,) = messages(1, octets=400_000)
+    pair.mx.accept(message)
+    pair.call(None, 150_000)
+    (name,) = pair.mx.outbox()
+    whole = os.path.getsize(f"{pair.mx.root}/out/home/outbox/{name}")
+    full = pair.home.context._replace(peer=pair.home.context.peer._replace(quota_octets=whole))
+    ok(pair._replace(home=pair.home._replace(context=full)).call())
+    assert arrived(pair.home) == [message]
 
 
 # The end of a call
