@@ -11,7 +11,7 @@ from batchmail.core.numbered import BATCH, REPORT, Number
 from batchmail.flow.context import Context
 from batchmail.flow.seal import Sealer
 from batchmail.proto.hello import Hello, PartialFile
-from batchmail.proto.session import Custody, Data, Open, Refuse
+from batchmail.proto.frames import Custody, Data, Open, Refuse
 from batchmail.store.boxes import ENCODING, Outbox, digest_of
 from batchmail.store.ledger import Ledger
 from batchmail.store.sent import Sent, SentFile
@@ -124,14 +124,18 @@ class Outgoing:
     def _enqueue(self, file: SentFile) -> None:
         path = self._outbox.path(file.number)
         offset = self._resume_at(file, path)
-        limits = self._hello.limits if self._hello else None
-        if limits and file.number.kind == BATCH:
-            if file.octets > limits.file_octets or file.octets - offset > limits.room_octets:
-                self._put_off(file, "no room there now")
-                return
+        if not self._fits(file, offset):
+            self._put_off(file, "no room there now")
+            return
         if offset == file.octets:
             self._whole.add(file.number[:2])
         self._queue.append(_Sending(file, path, offset))
+
+    def _fits(self, file: SentFile, offset: int) -> bool:
+        if self._hello is None or file.number.kind != BATCH:
+            return True
+        limits = self._hello.limits
+        return file.octets <= limits.file_octets and file.octets - offset <= limits.room_octets
 
     def _resume_at(self, file: SentFile, path: str) -> int:
         partial = next((p for p in self._partials() if p.number == file.number), None)
