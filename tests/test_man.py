@@ -18,9 +18,9 @@ from batchmail.core.errors import BatchmailError, Permanent
 from batchmail.core.numbered import REPORT, Number
 from batchmail.flow import exchange, target_spec
 from batchmail.flow.target_spec import parse_target
-from batchmail.proto import hello, pace, session
+from batchmail.proto import frames, hello, pace, session
+from batchmail.proto.frames import Refuse
 from batchmail.proto.hello import Have, Hello, PartialFile
-from batchmail.proto.session import Refuse
 from batchmail.store import batchfile
 from batchmail.store import spool as spools
 from batchmail.store.ledger import Ledger
@@ -294,7 +294,7 @@ def test_bounds() -> None:
 
 def test_frames() -> None:
     told = {item.removeprefix("Li ") for item in items(section(page("batchmail-session.7"), "Frames"))}
-    assert told == {f"{number} {event.__name__.upper()}" for event, number in session._TYPES.items()}
+    assert told == {f"{number} {event.__name__.upper()}" for event, number in frames.TYPES.items()}
 
 
 def test_states() -> None:
@@ -315,7 +315,7 @@ def keys_in(value: object) -> set[str]:
 def test_keys_of_frames() -> None:
     """Each frame's item tells the keys of its JSON, and no others."""
     written: dict[str, set[str]] = {
-        "REFUSE": keys_in(json.loads(session._payload(Refuse(samples.STREAM, 1, True, ""))))
+        "REFUSE": keys_in(json.loads(frames.payload_of(Refuse(samples.STREAM, 1, True, ""))))
     }
     for _, event, octets in samples.dialogue():
         if octets.endswith(b"}\n"):
@@ -324,8 +324,8 @@ def test_keys_of_frames() -> None:
     partial = PartialFile(Number(samples.STREAM, 7, REPORT), samples.DIGEST, "zst", 1, samples.DIGEST)
     full = next(event for _, event, _ in samples.dialogue() if isinstance(event, Hello))
     written["HELLO"] = keys_in(json.loads(hello.write(full._replace(have=(have,), partial=(partial,)))))
-    frames = section(page("batchmail-session.7"), "Frames")
-    for item in re.split(r"(?m)^\.It Li \d ", frames)[1:]:
+    items = section(page("batchmail-session.7"), "Frames")
+    for item in re.split(r"(?m)^\.It Li \d ", items)[1:]:
         name, text = item.split("\n", 1)
         told = {
             word for line in re.findall(r"(?m)^\.(?:Li|Pq Li) (.*)$", text) for word in re.findall(r"[a-z_]+", line)
@@ -342,4 +342,4 @@ def test_numbers_of_the_session() -> None:
     assert f"{pace.START_OCTETS >> 10} KiB before anything was measured" in text
     assert f"After {exchange._PING_S:.0f} seconds of silence a side asks, after {exchange.SILENCE_S:.0f}" in text
     assert f"up to {session._MAX_PREAMBLE_OCTETS >> 10} KiB, is skipped" in text
-    assert session.MAX_PAYLOAD_OCTETS + session._HEAD.size == 64 << 10
+    assert frames.MAX_PAYLOAD_OCTETS + frames.HEAD.size == 64 << 10

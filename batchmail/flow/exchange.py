@@ -20,10 +20,11 @@ from batchmail.flow.incoming import Answer, Arrivals
 from batchmail.flow.outgoing import Outgoing
 from batchmail.flow.seal import Sealer
 from batchmail.flow.work import Worker
-from batchmail.proto import session as frames
+from batchmail.proto import session as states
+from batchmail.proto.frames import Bye, Custody, Data, Done, Event, Open, Ping, Received, Refuse
 from batchmail.proto.hello import VERSIONS, Hello
 from batchmail.proto.pace import Pace
-from batchmail.proto.session import Bye, Custody, Data, Done, Event, Open, Ping, Received, Refuse, Session
+from batchmail.proto.session import Session
 from batchmail.store.bell import WAKE, YIELD
 from batchmail.store.ledger import Ledger
 from batchmail.store.line import CALLER, Line
@@ -107,7 +108,7 @@ class Call:
         self._pinged_s: float | None = None
         self._probe_s: float | None = None  # when a probe that is under way gives up
         self._acknowledged_octets = 0
-        self._last_custody_s = self._reported_s = 0.0
+        self._last_custody_s, self._reported_s = self._started_s, 0.0  # what an earlier call left is replayed at once
         self._hello: Hello | None = None
         self._over = False
         self._text = ""
@@ -331,9 +332,9 @@ class Call:
             return self._end("done", "as many octets as were allowed have crossed")
         if self._hello is None or not self._is_idle():
             return None
-        if session.ours == frames.READY:
+        if session.ours == states.READY:
             self._send(Done(self._session.opens_received))
-        if self._role == CALLER and session.ours == session.theirs == frames.DONE and not options.stay:
+        if self._role == CALLER and session.ours == session.theirs == states.DONE and not options.stay:
             self._end("done", "")
         return None
 

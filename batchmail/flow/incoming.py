@@ -17,8 +17,8 @@ from batchmail.core.errors import BatchmailError, PeerError
 from batchmail.core.manifest import Head, Item
 from batchmail.core.numbered import BATCH, KINDS, REPORT, REQUEST, Number
 from batchmail.flow.context import Context
+from batchmail.proto.frames import Custody, Data, Open, Refuse
 from batchmail.proto.hello import MAX_PARTIALS, Have, Hello, Limits, PartialFile
-from batchmail.proto.session import Custody, Data, Open, Refuse
 from batchmail.store import batchfile
 from batchmail.store.boxes import ENCODING, Inbox, Incoming
 from batchmail.store.durable import check_room, free_octets

@@ -10,8 +10,8 @@ from batchmail.core.errors import PeerError
 from batchmail.core.numbered import BATCH, REPORT, Number
 from batchmail.flow.context import Context
 from batchmail.flow.seal import Sealer
-from batchmail.proto.hello import Hello, PartialFile
 from batchmail.proto.frames import Custody, Data, Open, Refuse
+from batchmail.proto.hello import Hello, PartialFile
 from batchmail.store.boxes import ENCODING, Outbox, digest_of
 from batchmail.store.ledger import Ledger
 from batchmail.store.sent import Sent, SentFile

@@ -25,6 +25,7 @@ class Pace:
         self.round_trip_s: float | None = None
         self.rate: float | None = None  # octets per second
         self.progress_s: float | None = None  # when something was last acknowledged, or first sent after that
+        self._gain = 2.0  # round trips' worth of octets under way
         self._marks: deque[tuple[int, float]] = deque()  # (octets sent so far, when)
         self._last: tuple[int, float] | None = None
 
@@ -36,7 +37,7 @@ class Pace:
         if self.rate is None or self.round_trip_s is None:
             return START_OCTETS
         # Below _OWN_WORK_S it is the two programs' own time: more under way would not be faster, only lost in a cut.
-        far = 2 * self.rate * max(0.0, self.round_trip_s - _OWN_WORK_S)
+        far = self._gain * self.rate * max(0.0, self.round_trip_s - _OWN_WORK_S)
         near = min(START_OCTETS, self.rate / 2)
         return max(FLOOR_OCTETS, min(CEILING_OCTETS, int(far + near)))
 
@@ -44,7 +45,7 @@ class Pace:
         """How many octets may be sent now; nothing rather than a little, since each frame costs its head."""
         window = self.window_octets()
         room = window - self.outstanding_octets
-        return room if 2 * room >= window else 0
+        return room if 4 * room >= window else 0
 
     def frame_octets(self) -> int:
         """How long the next data frame should be at most."""
@@ -80,6 +81,8 @@ class Pace:
         if span_s < (self.round_trip_s or 0.0) or span_s < 1e-3:
             return
         rate = (self.acknowledged_octets - octets) / span_s
+        # While the rate still grows by as much as the window, the line is not full: open it faster.
+        self._gain = 2.7 if self.rate is not None and rate > 1.25 * self.rate else 2.0
         # Quick to rise, slow to fall: a pause of ours is not a slow line.
         self.rate = rate if self.rate is None or rate > self.rate else 0.8 * self.rate + 0.2 * rate
         self._last = (self.acknowledged_octets, now_s)

@@ -1,0 +1,184 @@
+"""The frames of a call and the events that they carry: octets and values, both ways.
+
+A frame is type (1 octet), length (4 octets), payload.  Data is binary, since
+its pieces are given before the frame is whole; the rest is JSON or a number.
+In which order they may come is `proto.session`'s.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from batchmail.core import jsontext
+from batchmail.core.errors import PeerError
+from batchmail.core.names import SEQ_MAX, is_stream
+from batchmail.core.numbered import KINDS, Number
+from batchmail.proto import hello as hellos
+from batchmail.proto.hello import Hello
+
+MAX_PAYLOAD_OCTETS = 65536 - 5
+HEAD = struct.Struct(">BI")
+DATA_HEAD = struct.Struct(">16sQQ")  # stream, number, offset; the octets follow
+
+
+class Open(NamedTuple):
+    """A numbered file is to come, or to go on from `offset`."""
+
+    number: Number
+    identity: str
+    encoding: str
+    octets: int  # of the whole file, as it is sent
+    offset: int
+
+
+class Data(NamedTuple):
+    """A piece of a file."""
+
+    stream: str
+    seq: int
+    offset: int
+    octets: bytes
+
+
+class Received(NamedTuple):
+    """How many octets of Data have come in this call."""
+
+    octets: int
+
+
+class Custody(NamedTuple):
+    """The file is on stable storage here."""
+
+    stream: str
+    seq: int
+
+
+class Refuse(NamedTuple):
+    """The file is not taken: for good, or not in this call."""
+
+    stream: str
+    seq: int
+    for_good: bool
+    text: str
+
+
+class Done(NamedTuple):
+    """Nothing more to send, and nothing awaited, after so many Opens of the other side; an Open of either undoes it."""
+
+    after_opens: int
+
+
+class Ping(NamedTuple):
+    """Is the line alive?  Answered by Received."""
+
+
+class Bye(NamedTuple):
+    """The call ends: done, takeover, crossed, later, error."""
+
+    reason: str
+    text: str
+
+
+Event = Hello | Open | Data | Received | Custody | Refuse | Done | Ping | Bye
+
+
+def payload_of(event: Event) -> bytes:
+    """What stands behind the head of the event's frame."""
+    if isinstance(event, Data):
+        return DATA_HEAD.pack(event.stream.encode(), event.seq, event.offset) + event.octets
+    if isinstance(event, Hello):
+        return hellos.write(event)
+    if isinstance(event, Received | Done):
+        return event[0].to_bytes(8, "big")
+    if isinstance(event, Open):
+        number = event.number
+        fields = {"stream": number.stream, "seq": number.seq, "kind": number.kind, "identity": event.identity}
+        return jsontext.write(fields | {"encoding": event.encoding, "octets": event.octets, "offset": event.offset})
+    if isinstance(event, Custody):
+        return jsontext.write({"stream": event.stream, "seq": event.seq})
+    if isinstance(event, Refuse):
+        fields = {"stream": event.stream, "seq": event.seq, "good": int(event.for_good), "text": _text(event.text)}
+        return jsontext.write(fields)
+    if isinstance(event, Bye):
+        return jsontext.write({"reason": event.reason, "text": _text(event.text)})
+    return b""
+
+
+def encode(event: Event) -> bytes:
+    """The frame of an event."""
+    payload = payload_of(event)
+    return HEAD.pack(TYPES[type(event)], len(payload)) + payload
+
+
+def decode(kind: int, payload: bytes) -> Event | None:
+    """The event of a frame, but Data; None for one that may be ignored.  Raises PeerError."""
+    reader = _READERS.get(kind)
+    if reader is None and kind < 128:
+        raise PeerError(f"a frame of unknown type {kind}: the other side is newer and needs it understood")
+    return reader(payload) if reader else None
+
+
+def _read_open(payload: bytes) -> Open:
+    fields = jsontext.read(payload, "OPEN")
+    number = Number(fields.text("stream"), fields.integer("seq", 1, SEQ_MAX), fields.text("kind", 20))
+    octets = fields.integer("octets", 1)
+    if not is_stream(number.stream) or number.kind not in KINDS:
+        raise PeerError("OPEN: malformed stream or kind")
+    return Open(
+        number, fields.digest("identity"), fields.text("encoding", 20), octets, fields.integer("offset", 0, octets)
+    )
+
+
+def _read_custody(payload: bytes) -> Custody:
+    fields = jsontext.read(payload, "CUSTODY")
+    return Custody(fields.text("stream"), fields.integer("seq", 1, SEQ_MAX))
+
+
+def _read_refuse(payload: bytes) -> Refuse:
+    fields = jsontext.read(payload, "REFUSE")
+    text = show(fields.octets("text", 1000))
+    return Refuse(fields.text("stream"), fields.integer("seq", 1, SEQ_MAX), fields.integer("good", 0, 1) == 1, text)
+
+
+def _read_bye(payload: bytes) -> Bye:
+    fields = jsontext.read(payload, "BYE")
+    return Bye(fields.text("reason", 20), show(fields.octets("text", 1000)))
+
+
+def _read_count(payload: bytes) -> int:
+    if len(payload) != 8:
+        raise PeerError("a frame that should hold a number has the wrong length")
+    return int.from_bytes(payload, "big")
+
+
+def show(octets: bytes) -> str:
+    """What the other side chose, for people: no control octet of it gets to a terminal."""
+    return "".join(chr(octet) if 32 <= octet < 127 else f"\\x{octet:02x}" for octet in octets)
+
+
+def _text(text: str) -> str:
+    return jsontext.octets(text.encode("ascii", "backslashreplace")[:300])
+
+
+# From 128 on a type may be ignored by who does not know it.
+TYPES: dict[type, int] = {
+    Hello: 1,
+    Open: 2,
+    Data: 3,
+    Received: 4,
+    Custody: 5,
+    Refuse: 6,
+    Done: 7,
+    Ping: 8,
+    Bye: 9,
+}
+_READERS: dict[int, Callable[[bytes], Event]] = {
+    1: hellos.read,
+    2: _read_open,
+    4: lambda payload: Received(_read_count(payload)),
+    5: _read_custody,
+    6: _read_refuse,
+    7: lambda payload: Done(_read_count(payload)),
+    8: lambda _payload: Ping(),
+    9: _read_bye,
+}
