@@ -8,11 +8,13 @@ import time
 from types import FrameType
 
 from batchmail.cli import config
-from batchmail.core.errors import BatchmailError, ConfigError, LineError, SpoolError
+from batchmail.core.errors import BatchmailError, ConfigError, SpoolError
 from batchmail.core.settings import Peer, Site
 from batchmail.flow.context import Context
 from batchmail.store import spool as spools
 from batchmail.store.spool import Door, Spool
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def now_ms() -> int:
@@ -104,12 +106,14 @@ def load(option: str | None) -> tuple[Site, str]:
 
 def stop_on_signals() -> None:
     """Let a call that is told to stop say goodbye and leave its partial files synced."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in _SIGNALS:
         signal.signal(number, _stop)
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
-    raise LineError(f"stopped by {signal.Signals(number).name}")
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    for other in _SIGNALS:  # once is enough: the goodbye is not to be cut short
+        signal.signal(other, signal.SIG_IGN)
+    raise SystemExit(75)
 
 
 def fail(program: str, error: BatchmailError) -> int:

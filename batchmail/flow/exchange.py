@@ -128,6 +128,9 @@ class Call:
         except BatchmailError as problem:
             error = problem
             self._say_goodbye(problem)
+        except SystemExit:  # a signal
+            self._say_goodbye(Temporary("this side was told to stop"))
+            raise
         except OSError as problem:
             error = Temporary(f"the spool cannot be used: {problem}")
             self._say_goodbye(error)

@@ -106,3 +106,22 @@ def test_a_newer_call_takes_over_when_the_line_went_silent(
     finally:
         first.kill()
     assert len(mail(away)) == 1
+
+
+def test_a_call_that_is_kept_open_carries_new_mail_at_once_and_ends_when_told(
+    open_path: str, installed: Installed, sshd: Sshd
+) -> None:
+    holding, away = pair(open_path, installed, sshd)
+    standing = subprocess.Popen(away.command("batchmail", "call", "--stay", "mx"), stderr=subprocess.PIPE)
+    try:
+        wait_until(lambda: os.path.exists(f"{holding.spool}/lock/home.bell"), "the call")
+        holding.accept(b"Subject: down\n\nx\n", "-t", "home", "-f", "s@far.test", "--", f"u@{AWAY}")
+        wait_until(lambda: len(mail(away)) == 1, "mail from the holding site")
+        away.accept(b"Subject: up\n\nx\n", "-t", "mx", "-f", f"u@{AWAY}", "--", "s@far.test")
+        wait_until(lambda: len(mail(holding)) == 1, "mail from the away site")
+        wait_until(lambda: not [f for f in holding.files("out") if f.endswith(".batch")], "the outcome")
+        assert standing.poll() is None
+        standing.terminate()
+        assert standing.wait(20) == 75
+    finally:
+        standing.kill()
