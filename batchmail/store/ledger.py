@@ -17,6 +17,7 @@ from typing import Any
 
 from batchmail.core.errors import SpoolError
 from batchmail.core.names import make_stream
+from batchmail.store.durable import Lock
 from batchmail.store.spool import Spool
 
 VERSION = 1
@@ -94,13 +95,18 @@ class Ledger:
         new = not os.path.exists(self.path) or not os.path.getsize(self.path)
         if new and not adopt:
             self._check_nothing_lies_here()
+        # One at a time: where two make the file, SQLite does not wait for its journal mode, whatever the timeout.
+        opening = Lock(f"{spool.root}/lock/{peer}.ledger")
         try:
+            opening.acquire(wait=True)
             self.database = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.execute("PRAGMA synchronous=FULL")
             self._create_or_check(adopt)
         except sqlite3.Error as error:
             raise self._trouble(error) from None
+        finally:
+            opening.close()
 
     def _check_nothing_lies_here(self) -> None:
         for place in (f"out/{self._peer}/outbox", f"in/{self._peer}/inbox"):

@@ -120,7 +120,7 @@ def test_stopped_without_waiting_it_ends_after_the_pass(passes: Passes, worker: 
     worker.kick()
     passes.began.acquire(timeout=HANG_S)
     worker.kick()
-    passes.go_on.release()
+    passes.go_on.release(2)
     in_time(lambda: worker.stop(wait=False))
     assert passes.count <= 2
 
