@@ -404,8 +404,8 @@ OURS = {
     "batchmail.core.beside", "batchmail.core.bsmtp", "batchmail.core.digest", "batchmail.core.entry",
     "batchmail.core.envelope", "batchmail.core.errors", "batchmail.core.lines", "batchmail.core.names",
     "batchmail.core.rmail", "batchmail.core.xtext", "batchmail.flow", "batchmail.flow.accept",
-    "batchmail.store", "batchmail.store.bell", "batchmail.store.durable", "batchmail.store.spool", "batchmail.store.waiting",
-    "batchmail.wire", "batchmail.wire.maillog",
+    "batchmail.store", "batchmail.store.bell", "batchmail.store.durable", "batchmail.store.spool",
+    "batchmail.store.waiting", "batchmail.wire", "batchmail.wire.maillog",
 }  # fmt: skip
 STANDARD = {
     "os", "posixpath", "genericpath", "stat", "re", "enum", "types", "operator", "functools", "collections", "keyword",
