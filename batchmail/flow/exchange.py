@@ -123,7 +123,7 @@ class Call:
                 self._take()
                 self._advance()
             cut = False
-            left_undone = self._outgoing.stopped or self._outgoing.put_off
+            left_undone = self._outgoing.stopped or self._outgoing.put_off or self._outgoing.damaged
             error = Temporary(left_undone) if left_undone else None
         except BatchmailError as problem:
             error = problem

@@ -66,6 +66,7 @@ class Outgoing:
         self._look = True  # something may wait that was not seen yet
         self.stopped = ""  # why nothing is sent in this call, for the operator
         self.put_off = ""  # why the peer did not take a file now
+        self.damaged = ""  # which file of ours cannot be sent
         self.files = self.transactions = 0  # that the peer took custody of
 
     def has_nothing(self) -> bool:
@@ -84,7 +85,7 @@ class Outgoing:
             if have[file.number.stream].holds(file.number.seq):
                 self._take_custody(file)
             elif file.cuts >= _CUTS_TO_REFUSAL and file.number.kind == BATCH:
-                self._sealer.reseal(file, hello.site, f"{file.cuts} calls ended while the peer was checking it")
+                self._reseal(file, f"{file.cuts} calls ended while the peer was checking it")
             else:
                 self._enqueue(file)
         for file in self._sent.files("sealed"):  # what was just sealed again
@@ -234,12 +235,21 @@ class Outgoing:
             return
         maillog.refused_file(file.number.file_name, self._context.peer.name, event.for_good, event.text)
         if event.for_good and file.number.kind == BATCH:
-            self._sealer.reseal(file, self._hello.site, event.text)
+            self._reseal(file, event.text)
             for fresh in self._sent.files("sealed"):
                 if not self._is_known(fresh):
                     self._enqueue(fresh)
         else:
             self._put_off(file, event.text)
+
+    def _reseal(self, file: SentFile, why: str) -> None:
+        """One that is damaged here stays for the operator, is sent twice more at most, and holds up nothing else."""
+        try:
+            self._sealer.reseal(file, self._hello.site if self._hello else "", why)
+        except PeerError as error:
+            self._sent.count_cut(file.number)
+            self._refused.add(file.number[:2])
+            self.damaged = f"{error}; its mail stays there until it is mended or removed"
 
     def _put_off(self, file: SentFile, why: str) -> None:
         self._refused.add(file.number[:2])

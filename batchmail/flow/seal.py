@@ -199,10 +199,11 @@ class Sealer:
         """The peer refused a batch for good: seal its transactions in halves; hold the one that is refused alone.
 
         The new batches are whole before the old number is voided, so a crash in between leaves every
-        transaction in a batch; the ledger says in which.
+        transaction in a batch; the ledger says in which.  Raises PeerError, and does nothing, when the fault
+        is ours: the file is damaged.
         """
         path = self._outbox.path(file.number)
-        _, items = batchfile.read_manifest(path)
+        _, items, _ = batchfile.check_batch(path)
         middle = len(items) // 2
         if not middle:
             self._hold_from_batch(path, items[0], why)

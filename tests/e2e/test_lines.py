@@ -1,0 +1,112 @@
+"""Bad lines and damaged files: twenty cuts in a row, silence upwards, a bit that flipped on the disk of the origin."""
+
+import os
+import re
+import subprocess
+from collections import Counter
+from random import Random
+
+import pytest
+
+from tests.e2e.pair import DOMAIN, HOLDING, Pair, letters, unsettled
+from tests.e2e.sites import Site
+from tests.e2e.test_call import opaque
+from tests.servers.host import Factory, Installed, wait_until
+from tests.servers.link import Direction, Link
+from tests.servers.sshd import Sshd
+
+CALLS = 20
+LONGEST_CALL_OCTETS = 60_000  # a login takes some 4,000 in each direction
+BOTH: tuple[Direction, Direction] = ("up", "down")
+
+
+def subjects(site: Site) -> Counter[bytes]:
+    """How often each message came."""
+    found = (re.search(rb"\r\nSubject: (\S+)\r\n", text) for text in letters(site))
+    return Counter(match[1] for match in found if match)
+
+
+@pytest.mark.real
+def test_twenty_cuts_in_a_row(open_path: str, installed: Installed, sshd: Sshd, link_factory: Factory[Link]) -> None:
+    random = Random(20)
+    link = link_factory(sshd.port)
+    sites = Pair(open_path, installed, sshd, port=link.port)
+    directions = ((sites.holding, "home", f"u@{DOMAIN}"), (sites.away, "mx", "s@far.test"))
+    sent: dict[str, Counter[bytes]] = {HOLDING: Counter(), sites.away.name: Counter()}
+    cuts = 0
+    for number in range(CALLS):
+        for site, peer, recipient in directions:
+            subject = b"%d-%d" % (number, random.randrange(1 << 40))
+            body = opaque(random.choice((100, 5000, 40_000)), number)
+            sender = "s@far.test" if site is sites.holding else f"u@{DOMAIN}"
+            site.accept(b"Subject: %b\n\n" % subject + body, "-t", peer, "-f", sender, "--", recipient)
+            sent[site.name][subject] += 1
+        direction = random.choice(BOTH)
+        link.cut_after(random.randrange(1, LONGEST_CALL_OCTETS), direction)
+        done = sites.away.batchmail("call", "mx")
+        assert done.returncode in (0, 75), done.stderr
+        cuts += done.returncode == 75
+        assert done.stderr == "", "a line that is cut is no news without a terminal"
+    assert cuts > CALLS / 2
+    for direction in BOTH:
+        link.cut_after(1 << 40, direction)
+    sites.call()
+    assert subjects(sites.away) == sent[HOLDING]
+    assert subjects(sites.holding) == sent[sites.away.name]
+    wait_until(lambda: not unsettled(sites.holding), "what the answering site leaves to a run")
+    assert unsettled(sites.away) == []
+    print(f"{cuts} of {CALLS} calls were cut; octets: {link.octets}")
+
+
+@pytest.mark.real
+def test_a_newer_call_ends_one_that_went_silent_while_it_sent(
+    open_path: str, installed: Installed, sshd: Sshd, link_factory: Factory[Link]
+) -> None:
+    link = link_factory(sshd.port)
+    sites = Pair(open_path, installed, sshd, port=link.port)
+    sites.away.accept(b"Subject: up\n\n" + opaque(1 << 20, 1), "-t", "mx", "-f", f"u@{DOMAIN}", "--", "s@far.test")
+    link.silence_after(300_000, "up")
+    first = subprocess.Popen(sites.away.command("batchmail", "call", "mx"), stderr=subprocess.PIPE)
+    try:
+        wait_until(lambda: link.octets["up"] >= 300_000, "the line to go silent")
+        sites.holding.accept(b"Subject: down\n\nx\n", "-t", "home", "-f", "s@far.test", "--", f"u@{DOMAIN}")
+        sites.call()
+        assert first.wait(30) == 75
+    finally:
+        first.kill()
+        first.communicate()
+    assert (subjects(sites.away), subjects(sites.holding)) == (Counter([b"down"]), Counter([b"up"]))
+    assert link.octets["up"] < 1_200_000, "what had arrived was not sent again"
+
+
+def test_a_bit_that_flipped_in_the_outbox(open_path: str, installed: Installed) -> None:
+    """The batch is refused and said; nothing of it is delivered, nothing removed, and other mail goes on."""
+    sites = Pair(open_path, installed, None)
+
+    def accept(subject: bytes) -> None:
+        text = b"Subject: %b\n\n" % subject + opaque(1 << 20, 3)
+        sites.holding.accept(text, "-t", "home", "-f", "s@far.test", "--", f"u@{DOMAIN}")
+
+    accept(b"damaged")
+    assert sites.away.batchmail("call", "--max-bytes", "10000", "mx").returncode in (0, 75)
+    (batch,) = (path for path in sites.holding.files("out") if path.endswith(".batch"))
+    with open(batch, "r+b") as file:
+        file.seek(os.path.getsize(batch) // 2)
+        octet = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([octet ^ 16]))
+    accept(b"other")
+    for _ in range(3):
+        sites.call()
+    assert subjects(sites.away) == Counter([b"other"])
+    assert f"{batch} is damaged" in sites.holding.batchmail("status", "home").stdout
+    accept(b"third")
+    sites.call()
+    assert subjects(sites.away) == Counter([b"other", b"third"])
+    assert [path for path in sites.holding.files("out") if path.endswith(".batch")] == [batch]
+    with open(batch, "r+b") as file:  # mended, from a copy say
+        file.seek(os.path.getsize(batch) // 2)
+        file.write(bytes([octet]))
+    sites.call()
+    assert len([path for path in sites.holding.files("out") if "/held/" in path]) == 1, "as what is refused alone"
+    assert unsettled(sites.away) == []
