@@ -32,6 +32,8 @@ def set_up(site: Site, again: bool = False) -> Spool:
     if os.geteuid() == 0 and not os.path.exists(site.spool):
         _make_spool_dir(site)
     spools.become_owner(site.spool)
+    if os.path.exists(site.spool):
+        spools.check_owner(site.spool)  # before any of its files is found to be closed to us
     try:
         if again or not spools.is_set_up(site.spool, doors(site)):
             spools.set_up(site.spool, doors(site))

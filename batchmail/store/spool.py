@@ -47,22 +47,8 @@ class Spool:
     def __init__(self, root: str):
         self.root = root
         self.tmp = f"{root}/tmp"
-        self._check_owner()
+        check_owner(root)
         self._check_version()
-
-    def _check_owner(self) -> None:
-        try:
-            owner = os.stat(self.root).st_uid
-        except FileNotFoundError:
-            raise SpoolError(f"no spool at {self.root}: run batchmail setup") from None
-        except OSError as error:
-            me = user_name(os.geteuid())
-            raise SpoolError(f"the spool {self.root} cannot be reached as {me}: {error.strerror}") from None
-        if owner != os.geteuid():
-            raise SpoolError(
-                f"the spool {self.root} belongs to {user_name(owner)}, this program runs as {user_name(os.geteuid())}:"
-                f" run it as {user_name(owner)} or as root"
-            )
 
     def _check_version(self) -> None:
         path = f"{self.root}/VERSION"
@@ -101,6 +87,22 @@ def become_owner(root: str) -> None:
         return
     if status.st_uid:
         become(status.st_uid, status.st_gid)
+
+
+def check_owner(root: str) -> None:
+    """Raises SpoolError unless the spool is there and ours."""
+    try:
+        owner = os.stat(root).st_uid
+    except FileNotFoundError:
+        raise SpoolError(f"no spool at {root}: run batchmail setup") from None
+    except OSError as error:
+        me = user_name(os.geteuid())
+        raise SpoolError(f"the spool {root} cannot be reached as {me}: {error.strerror}") from None
+    if owner != os.geteuid():
+        raise SpoolError(
+            f"the spool {root} belongs to {user_name(owner)}, this program runs as {user_name(os.geteuid())}:"
+            f" run it as {user_name(owner)} or as root"
+        )
 
 
 def become(uid: int, gid: int) -> None:
