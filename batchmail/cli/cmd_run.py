@@ -7,7 +7,7 @@ from batchmail.cli.config import find_peer
 from batchmail.cli.progress import ProgressLine
 from batchmail.flow.context import Context
 from batchmail.flow.target import open_target, parse_target
-from batchmail.flow.work import work_once
+from batchmail.flow.work import Busy, work_once
 from batchmail.store.received import Received
 from batchmail.store.sent import Sent
 from batchmail.store.waiting import WaitingRoom
@@ -43,6 +43,8 @@ def _run(context: Context) -> int:
         Sent(ledger).prune(before_ms)
         Received(ledger).prune(before_ms)
         WaitingRoom(context.spool, context.peer.name).tidy(context.now_ms())
+    except Busy:
+        return 0  # that one does it, and is asked again by the next pass
     finally:
         shown.end()
         target.close()

@@ -33,7 +33,8 @@ from batchmail.wire import maillog
 from batchmail.wire.pump import Drained, Ended, Octets, Pump
 from batchmail.wire.stream import Stream
 
-SILENCE_S = 180.0  # nothing heard for this long: the line is dead
+SILENCE_S = 180.0  # nothing heard, or nothing of ours acknowledged, for this long: the line is dead
+ANSWER_S = 900.0  # the other side has a whole file and does not say what became of it
 _PING_S = 45.0  # nothing heard for this long: ask
 _PROBE_S = 3.0  # a second call was started here: is this one alive?
 _TICK_S = 0.5
@@ -104,7 +105,7 @@ class Call:
         self._pump = Pump(stream, self._queue.put)
         self._session = Session()
         self._pace = Pace()
-        self._started_s = self._heard_s = time.monotonic()
+        self._started_s = self._heard_s = self._answered_s = time.monotonic()
         self._pinged_s: float | None = None
         self._probe_s: float | None = None  # when a probe that is under way gives up
         self._acknowledged_octets = 0
@@ -177,11 +178,14 @@ class Call:
             self._send(Bye("error" if isinstance(problem, PeerError) else "later", str(problem)))
 
     def _close(self, cut: bool) -> None:
+        """Partial files first, then the line is free for a newer call; what still works here needs neither."""
         self._over = True
         self._pump.finish(_CLOSE_S)
+        self._arrivals.sync()
+        self._outgoing.close(cut)
+        self._line.close()
         self._worker.stop(wait=self._role == CALLER and not cut)
         self._arrivals.close()
-        self._outgoing.close(cut)
         self._ledger.close()
 
     def _totals(self) -> Totals:
@@ -246,6 +250,7 @@ class Call:
         elif isinstance(event, Received):
             self._pace.acknowledged(event.octets, time.monotonic())
         elif isinstance(event, Custody):
+            self._answered_s = time.monotonic()
             if self._outgoing.custody(event):
                 self._worker.kick()
         elif isinstance(event, Refuse):
@@ -312,6 +317,11 @@ class Call:
             raise LineError("the line is dead: it did not answer when another call was started")
         if now_s - self._heard_s > SILENCE_S:
             raise LineError(f"nothing was heard for {SILENCE_S:.0f} s")
+        since_s = now_s - (self._pace.progress_s or now_s)
+        if self._pace.outstanding_octets and since_s > SILENCE_S:
+            raise LineError(f"the other side acknowledged nothing for {SILENCE_S:.0f} s")
+        if self._outgoing.awaits_answer and min(since_s, now_s - self._answered_s) > ANSWER_S:
+            raise LineError(f"the other side did not answer a file for {ANSWER_S:.0f} s")
         if self._hello is not None and self._pinged_s is None and now_s - self._heard_s > _PING_S:
             self._pinged_s = now_s
             self._send(Ping())

@@ -61,11 +61,18 @@ class Arrivals:
             live.update(self._received.in_custody(kind))
         for number in self._inbox.numbers():
             if self._received.identity(*number[:2]) is None:
-                with contextlib.suppress(PeerError):
-                    _, items, identity = _check(number, self._inbox.path(number))
-                    self._received.custody(number, identity, items, self._context.now_ms(), 0)
+                self._take_again(number)
             elif number not in live:
                 self._inbox.remove(number)
+
+    def _take_again(self, number: Number) -> None:
+        """A crash came between file and row; the peer has not been told, so what is damaged may go."""
+        try:
+            _, items, identity = _check(number, self._inbox.path(number))
+            self._received.custody(number, identity, items, self._context.now_ms(), 0)
+        except PeerError as error:
+            maillog.refused_file(number.file_name, self._context.peer.name, False, str(error))
+            self._inbox.remove(number)
 
     def have(self) -> tuple[tuple[Have, ...], tuple[PartialFile, ...]]:
         """For our HELLO."""
@@ -123,6 +130,8 @@ class Arrivals:
 
     def _refuse_now(self, event: Open) -> Refuse | None:
         number = event.number
+        if number.kind == REQUEST:
+            return Refuse(*number[:2], False, "requests are not understood here yet")
         if event.encoding != ENCODING:
             return Refuse(*number[:2], False, f"encoding {event.encoding} is not known here")
         if event.octets > (self.limits().file_octets if number.kind == BATCH else _SMALL_OCTETS):
@@ -205,16 +214,17 @@ class Arrivals:
     # -- the custody thread -------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        ledger = self._context.open_ledger()
-        received = Received(ledger)
+        ledger: Ledger | None = None
         while (incoming := self._jobs.get()) is not None:
             try:
-                answer = self._take(incoming, received)
+                ledger = ledger or self._context.open_ledger()
+                answer = self._take(incoming, Received(ledger))
             except Exception as error:  # noqa: BLE001  the sender keeps it; without an answer the call would wait
                 maillog.trouble(self._context.peer.name, f"{incoming.path}: {type(error).__name__}: {error}")
                 answer = Refuse(*incoming.number[:2], False, "it cannot be stored here now")
             self._post(Answer(answer, incoming.number))
-        ledger.close()
+        if ledger:
+            ledger.close()
 
     def _take(self, incoming: Incoming, received: Received) -> Custody | Refuse:
         number, peer = incoming.number, self._context.peer.name
@@ -242,11 +252,16 @@ class Arrivals:
         maillog.custody(number.file_name, peer, incoming.octets)
         return Custody(*number[:2])
 
-    def close(self) -> None:
+    def sync(self) -> None:
         """The call is over: partial files stay as they are, synced."""
         for incoming in self._coming.values():
-            incoming.sync()
+            with contextlib.suppress(OSError):  # its digest tells the next call how much of it is good
+                incoming.sync()
             incoming.close()
+        self._coming.clear()
+
+    def close(self) -> None:
+        """What is being checked is taken into custody still; the next HELLO says so."""
         self._jobs.put(None)
         if self._thread.is_alive():
             self._thread.join()

@@ -63,6 +63,7 @@ class Outgoing:
         self._unanswered: dict[tuple[str, int], SentFile] = {}
         self._whole: set[tuple[str, int]] = set()  # the far side had every octet when the call began
         self._refused: set[tuple[str, int]] = set()  # "later": not tried again within the call
+        self._room_octets = 0  # what the peer can still take in this call
         self._look = True  # something may wait that was not seen yet
         self.stopped = ""  # why nothing is sent in this call, for the operator
         self.put_off = ""  # why the peer did not take a file now
@@ -80,6 +81,7 @@ class Outgoing:
             maillog.trouble(self._context.peer.name, self.stopped)
             return
         self._hello = hello
+        self._room_octets = hello.limits.room_octets
         have = {stream: hello.of_stream(stream) for stream in {f.number.stream for f in self._sent.files("sealed")}}
         for file in self._sent.files("sealed"):
             if have[file.number.stream].holds(file.number.seq):
@@ -107,8 +109,8 @@ class Outgoing:
                 f"{hello.site} has file {have.last} of ours, we know of {last}: this spool has gone back"
                 f" (a restored backup?); {again}"
             )
-        ours = self._sent.file(stream, have.up_to)
-        if have.up_to and (ours is None or ours.identity != have.identity):
+        ours = self._sent.file(stream, have.up_to)  # None: settled so long ago that it was pruned
+        if ours is not None and ours.identity != have.identity:
             return (
                 f"{hello.site} has another file {have.up_to} than we sealed: one of the spools is a copy or a restored"
                 f" backup; {again}"
@@ -128,6 +130,8 @@ class Outgoing:
         if not self._fits(file, offset):
             self._put_off(file, "no room there now")
             return
+        if file.number.kind == BATCH:
+            self._room_octets -= file.octets - offset
         if offset == file.octets:
             self._whole.add(file.number[:2])
         self._queue.append(_Sending(file, path, offset))
@@ -135,8 +139,7 @@ class Outgoing:
     def _fits(self, file: SentFile, offset: int) -> bool:
         if self._hello is None or file.number.kind != BATCH:
             return True
-        limits = self._hello.limits
-        return file.octets <= limits.file_octets and file.octets - offset <= limits.room_octets
+        return file.octets <= self._hello.limits.file_octets and file.octets - offset <= self._room_octets
 
     def _resume_at(self, file: SentFile, path: str) -> int:
         partial = next((p for p in self._partials() if p.number == file.number), None)
@@ -192,14 +195,13 @@ class Outgoing:
         hello = self._hello
         if hello is None or len(self._unanswered) >= _MAX_UNANSWERED:
             return
-        if self.put_off:  # what is sealed now would only lie in the outbox
-            self._look = False
-            return
         if any(sending.file.number.kind == BATCH for sending in self._queue):
             return
-        number = self._sealer.seal_batch(hello.site, hello.limits.transaction_octets)
+        number = self._sealer.seal_batch(hello.site, hello.limits.transaction_octets, self._room_octets)
         if number is None:
             self._look = False
+            if self._sealer.has_waiting():
+                self.put_off = self.put_off or f"{hello.site} has no room now for what waits"
         else:
             self._enqueue_number(number)
 
@@ -207,6 +209,11 @@ class Outgoing:
         file = self._sent.file(*number[:2])
         if file is not None:
             self._enqueue(file)
+
+    @property
+    def awaits_answer(self) -> bool:
+        """A file was sent whole, and the peer has not said what became of it."""
+        return bool(self._unanswered)
 
     @property
     def is_idle(self) -> bool:
@@ -240,6 +247,7 @@ class Outgoing:
                 if not self._is_known(fresh):
                     self._enqueue(fresh)
         else:
+            self._room_octets = 0  # what is sealed now would only lie in the outbox
             self._put_off(file, event.text)
 
     def _reseal(self, file: SentFile, why: str) -> None:

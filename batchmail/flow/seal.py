@@ -49,9 +49,12 @@ class Sealer:
     def has_waiting(self) -> bool:
         return not self._room.is_empty()
 
-    def seal_batch(self, far_site: str, largest_octets: int) -> Number | None:
-        """The next batch, or None when nothing waits.  A transaction above `largest_octets` is held."""
-        while chosen := self._choose(largest_octets):
+    def seal_batch(self, far_site: str, largest_octets: int, room_octets: int) -> Number | None:
+        """The next batch, or None when nothing waits that fits into `room_octets`.
+
+        A transaction above `largest_octets` is held.
+        """
+        while chosen := self._choose(largest_octets, room_octets):
             loaded = list(self._load(chosen))
             if not loaded:
                 continue
@@ -61,21 +64,11 @@ class Sealer:
             return number
         return None
 
-    def _choose(self, largest_octets: int) -> list[Waiting]:
+    def _choose(self, largest_octets: int, room_octets: int) -> list[Waiting]:
         """Most urgent and oldest first, small first within what was looked at; leftovers are removed."""
-        seen: list[Waiting] = []
-        for waiting in self._room.scan():
-            if waiting.text_octets > largest_octets:
-                self._hold(waiting, f"{waiting.text_octets} octets, the peer takes {largest_octets}")
-                continue
-            seen.append(waiting)
-            if len(seen) == _LOOK_AHEAD:
-                break
-        leftovers = self._sent.sealed_ids([waiting.id for waiting in seen])
-        self._room.remove([waiting.path for waiting in seen if waiting.id in leftovers])
-        most = min(self._context.peer.batch_octets, manifest.MAX_TEXT_OCTETS - manifest.MAX_BETWEEN_OCTETS)
+        most = min(self._context.peer.batch_octets, manifest.MAX_TEXT_OCTETS - manifest.MAX_BETWEEN_OCTETS, room_octets)
         fresh = sorted(
-            (waiting for waiting in seen if waiting.id not in leftovers),
+            (waiting for waiting in self._look(largest_octets) if waiting.text_octets <= room_octets),
             key=lambda waiting: (waiting.urgency, waiting.text_octets > most, waiting.id),
         )
         chosen: list[Waiting] = []
@@ -86,6 +79,23 @@ class Sealer:
                 break
             chosen.append(waiting)
         return chosen
+
+    def _look(self, largest_octets: int) -> list[Waiting]:
+        """The first that wait, leftovers removed and what is too large held."""
+        while True:
+            seen: list[Waiting] = []
+            for waiting in self._room.scan():
+                if waiting.text_octets > largest_octets:
+                    self._hold(waiting, f"{waiting.text_octets} octets, the peer takes {largest_octets}")
+                    continue
+                seen.append(waiting)
+                if len(seen) == _LOOK_AHEAD:
+                    break
+            leftovers = self._sent.sealed_ids([waiting.id for waiting in seen])
+            self._room.remove([waiting.path for waiting in seen if waiting.id in leftovers])
+            fresh = [waiting for waiting in seen if waiting.id not in leftovers]
+            if fresh or not leftovers:
+                return fresh
 
     def _load(self, chosen: list[Waiting]) -> Iterator[_Loaded]:
         for waiting in chosen:

@@ -13,7 +13,7 @@ from batchmail.core import dsn, notice, report
 from batchmail.core.envelope import Client
 from batchmail.core.errors import PeerError, SpoolError
 from batchmail.core.manifest import Item
-from batchmail.core.numbered import REPORT, REQUEST, VOID, Number
+from batchmail.core.numbered import REPORT, VOID, Number
 from batchmail.core.outcome import DELAYED, FAILED, Outcome
 from batchmail.core.report import Reported
 from batchmail.core.schedule import next_attempt_ms
@@ -47,9 +47,6 @@ class Settler:
         for number in self._received.in_custody(REPORT):
             self._settle_report(number)
         for number in self._received.in_custody(VOID):
-            self._close(number)
-        for number in self._received.in_custody(REQUEST):
-            maillog.trouble(self._context.peer.name, f"{number.file_name}: requests are not understood by this version")
             self._close(number)
         try:
             for owed in self._sent.owed_notices(self._context.now_ms()):

@@ -14,6 +14,12 @@ from batchmail.store.durable import Lock
 from batchmail.store.ledger import Ledger
 from batchmail.wire import maillog
 
+_BUSY_S = 1.0
+
+
+class Busy(Temporary):
+    """Another process replays and settles for this peer."""
+
 
 @contextlib.contextmanager
 def _replay_lock(context: Context) -> Iterator[bool]:
@@ -30,11 +36,11 @@ def work_once(
 ) -> LineError | None:
     """Settle and replay what is due; returns why the target took nothing, if so.
 
-    When another process is at it, that one does it.
+    When another process is at it, that one does it; Busy tells that it may not have seen the newest.
     """
     with _replay_lock(context) as ours:
         if not ours:
-            return None
+            raise Busy(f"another process replays what came from {context.peer.name}")
         replayer = Replayer(context, ledger, target, progress)
         settler = Settler(context, ledger, target)
         settler.sweep()
@@ -106,13 +112,21 @@ class Worker:
         target = open_target(parse_target(context.peer.target), context.site.name, context.now_ms, context.spool.tmp)
         try:
             while self._next():
-                work_once(context, ledger, target, self._progress, self._is_stopped)
+                try:
+                    work_once(context, ledger, target, self._progress, self._is_stopped)
+                except Busy:
+                    self._wanted = not self._pause(_BUSY_S)
                 if not self._wanted:
                     target.close()
                 self._rest()
         finally:
             target.close()
             ledger.close()
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait for so long, or until the end is near; whether it is."""
+        with self._condition:
+            return self._condition.wait_for(self._is_stopped, seconds)
 
     def _next(self) -> bool:
         """Wait until a pass is to be made; False: no more."""

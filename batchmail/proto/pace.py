@@ -49,8 +49,8 @@ class Pace:
 
     def frame_octets(self) -> int:
         """How long the next data frame should be at most."""
-        if self.rate is None:
-            return _LARGEST_FRAME_OCTETS // 4
+        if self.rate is None:  # the first ones tell the round trip, of which their own time on the line is no part
+            return 2 * _SMALLEST_FRAME_OCTETS
         return max(_SMALLEST_FRAME_OCTETS, min(_LARGEST_FRAME_OCTETS, int(self.rate * _FRAME_S)))
 
     def sent(self, octets: int, now_s: float) -> None:

@@ -129,8 +129,8 @@ class Ledger:
                 self.set_fact("memory", os.urandom(16).hex())
                 self.set_fact("stream", make_stream(os.urandom(10)))
                 adopt = True
-            status = os.stat(self._spool.root)
-            place = f"{status.st_dev} {status.st_ino}"
+            # The file system's own number: a device's may be another after the next start.
+            place = f"{os.statvfs(self._spool.root).f_fsid} {os.stat(self._spool.root).st_ino}"
             if adopt:
                 self.set_fact("place", place)
             elif self.fact("place") != place:

@@ -139,11 +139,6 @@ class Received:
         )
         return {row[0]: Due(*row) for row in rows}
 
-    def next_due_ms(self) -> int | None:
-        """When the next transaction is to be replayed."""
-        value = self._ledger.rows("SELECT MIN(next_ms) FROM in_tx WHERE state <> 'done'")[0][0]
-        return None if value is None else int(value)
-
     def finished(self, identifier: str) -> set[int]:
         """The recipients that have their final outcome."""
         rows = self._ledger.rows("SELECT n, action FROM in_rcpt WHERE id = ?", identifier)

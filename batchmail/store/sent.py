@@ -235,3 +235,8 @@ class Sent:
                 (before_ms,),
             )
             self._db.execute("DELETE FROM out_tx WHERE settled_ms < ?", (before_ms,))
+            self._db.execute(
+                "DELETE FROM sent WHERE state = 'settled' AND sealed_ms < ?"
+                " AND seq < (SELECT MAX(seq) FROM sent AS newer WHERE newer.stream = sent.stream)",
+                (before_ms,),
+            )

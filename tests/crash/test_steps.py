@@ -49,7 +49,7 @@ def seal(site: Mailbox) -> None:
     ledger = site.context.open_ledger()
     sealer = Sealer(site.context, ledger)
     sealer.recover()
-    while sealer.seal_batch("home.example", 1 << 30):
+    while sealer.seal_batch("home.example", 1 << 30, 1 << 40):
         pass
     while sealer.seal_report():
         pass

@@ -395,7 +395,6 @@ def test_a_transaction_to_its_end(received: Received, sent: Sent) -> None:
     assert not received.outcomes(ident(1), [outcome(0), outcome(1, "delayed")], NOW + 60_000)
     assert received.finished(ident(1)) == {0}
     assert received.due(batch, NOW) == {}
-    assert received.next_due_ms() == NOW + 60_000
     assert received.due(batch, NOW + 60_000)[ident(1)].attempts == 1
     rows = received.unreported(100)
     assert [(row.outcome.recipient, row.outcome.action) for row in rows] == [(0, "delivered"), (1, "delayed")]
