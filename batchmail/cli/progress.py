@@ -1,11 +1,14 @@
 """Progress for people: one line that is written over, on a terminal only."""
 
 import sys
+import threading
 import time
+from collections import deque
 
 from batchmail.flow.exchange import Totals
 
 _EVERY_S = 0.2
+_RATE_OVER_S = 5.0
 
 
 def octets_text(octets: float) -> str:
@@ -28,40 +31,58 @@ def duration_text(seconds: float) -> str:
 
 
 class ProgressLine:
-    """Shows a call, then its replay; silent when standard error is no terminal."""
+    """Shows a call, then its replay; silent when standard error is no terminal.  Two threads may tell it things."""
 
     def __init__(self, peer: str):
-        self._peer = peer
         self._shown = sys.stderr.isatty()
+        self._lock = threading.Lock()
         self._next_s = 0.0
-        self._replayed = ""
-        self._line = ""
+        self._call = f"{peer}: "
+        self._replay = ""
+        self._width = 0
+        self._peer = peer
+        self._past: deque[tuple[float, int]] = deque()  # seconds of the call, octets that had crossed by then
 
     def call(self, totals: Totals) -> None:
         """Of the exchange."""
+        if not self._shown:
+            return
         text = f"{self._peer}: sent {octets_text(totals.sent_octets)}, received {octets_text(totals.received_octets)}"
-        if totals.rate:
-            text += f", {octets_text(totals.rate)}/s"
+        rate = self._measure(totals)
+        if rate:
+            text += f", {octets_text(rate)}/s"
             if totals.left_octets:
-                text += f", {duration_text(totals.left_octets / totals.rate)} left"
-        self._show(text)
+                text += f", {duration_text(totals.left_octets / rate)} left"
+        self._call = text + "; "
+        self._show()
+
+    def _measure(self, totals: Totals) -> float:
+        """Octets per second in both directions together, over the last seconds."""
+        crossed = totals.sent_octets + totals.received_octets
+        self._past.append((totals.seconds, crossed))
+        while totals.seconds - self._past[0][0] > _RATE_OVER_S:
+            self._past.popleft()
+        span_s = totals.seconds - self._past[0][0]
+        return (crossed - self._past[0][1]) / span_s if span_s > _EVERY_S else 0.0
 
     def replay(self, transactions: int, octets: int) -> None:
         """Of the replay."""
-        self._replayed = f", replayed {transactions} ({octets_text(octets)})"
-        self._show(f"{self._peer}: ")
+        self._replay = f"replayed {transactions} ({octets_text(octets)})"
+        self._show()
 
-    def _show(self, text: str) -> None:
+    def _show(self) -> None:
         now_s = time.monotonic()
-        if not self._shown or now_s < self._next_s:
-            return
-        self._next_s = now_s + _EVERY_S
-        line = (text + self._replayed)[:79]
-        print("\r" + line.ljust(len(self._line)), end="", file=sys.stderr, flush=True)
-        self._line = line
+        with self._lock:
+            if not self._shown or now_s < self._next_s:
+                return
+            self._next_s = now_s + _EVERY_S
+            line = (self._call + self._replay)[:79]
+            print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
+            self._width = len(line)
 
     def end(self) -> None:
         """Clear the line."""
-        if self._line:
-            print("\r" + " " * len(self._line) + "\r", end="", file=sys.stderr, flush=True)
-            self._line = ""
+        with self._lock:
+            if self._width:
+                print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
+            self._width = 0

@@ -58,7 +58,7 @@ class Totals(NamedTuple):
 
     sent_octets: int
     received_octets: int
-    left_octets: int  # to send
+    left_octets: int  # of the files that are on their way, in both directions
     files_sent: int
     files_received: int
     transactions_sent: int
@@ -192,7 +192,7 @@ class Call:
         return Totals(
             self._pace.sent_octets,
             self._arrivals.octets,
-            self._outgoing.left_octets,
+            self._outgoing.left_octets + self._arrivals.left_octets,
             self._outgoing.files,
             self._arrivals.files,
             self._outgoing.transactions,

@@ -101,6 +101,10 @@ class Arrivals:
         self._thread.start()
 
     @property
+    def left_octets(self) -> int:
+        return sum(incoming.expected_octets - incoming.octets for incoming in self._coming.values())
+
+    @property
     def is_idle(self) -> bool:
         return not self._coming and not self._checking
 
