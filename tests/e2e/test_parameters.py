@@ -180,7 +180,7 @@ def test_a_poorer_server_gets_what_it_can_take(
     gone, status = LACKING[lacking]
     server = smtp_log_factory(extensions=[word for word in EVERYTHING if word != lacking])
     sites = Pair(open_path, installed, None, away_target=f"smtp://{LOOPBACK}:{server.port}")
-    made = [one for one in traffic.make(240, 3) if one.number % 50 and one.mail.count(b"ENVID")]
+    made = [one for one in traffic.make(160, 3) if one.number % 50 and one.mail.count(b"ENVID")]
     accept(sites.holding, made, 4)
     sites.call()
     found = by_number(server.transactions)
