@@ -126,6 +126,10 @@ class Outgoing:
 
     def _enqueue(self, file: SentFile) -> None:
         path = self._outbox.path(file.number)
+        if self._outbox.octets(file.number) != file.octets:
+            self._refused.add(file.number[:2])
+            self.damaged = f"{path} is missing or not as it was sealed; its mail waits until it is restored"
+            return
         offset = self._resume_at(file, path)
         if not self._fits(file, offset):
             self._put_off(file, "no room there now")

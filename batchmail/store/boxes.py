@@ -37,6 +37,10 @@ class Outbox:
     def numbers(self) -> list[Number]:
         return sorted(filter(None, map(numbered.parse, os.listdir(self._dir))))
 
+    def octets(self, number: Number) -> int | None:
+        """How long the file is; None: it is not there."""
+        return _size(self.path(number))
+
     def publish(self, draft: Draft, number: Number) -> None:
         draft.publish(self.path(number))
 
@@ -141,7 +145,7 @@ class Incoming:
 
 
 def _size(path: str) -> int | None:
-    """None: it has just been taken into custody, or let go."""
+    """None: it is not there, or not any more."""
     try:
         return os.stat(path).st_size
     except FileNotFoundError:

@@ -18,6 +18,7 @@ from batchmail.core.errors import LineError
 from batchmail.wire.timed import TimedStream
 
 STDERR_KEPT_OCTETS = 2048
+_LAST_WORDS_S = 1.0
 _GRACE_S = 5  # for a child to end by itself, then after SIGTERM
 
 
@@ -51,8 +52,8 @@ class ChildStream(TimedStream):
             return None
 
     def stderr_tail(self) -> str:
-        """The last it said on standard error, for people."""
-        if self._child.poll() is not None:
+        """The last it said on standard error, for people; a child that is about to end is given a moment for it."""
+        if self.exit_status(_LAST_WORDS_S) is not None:
             self._reader.join(_GRACE_S)
         return self._tail.decode("utf-8", "backslashreplace").strip()
 
