@@ -83,7 +83,8 @@ install: python
 ifeq ($(DESTDIR),)
 	@echo
 	@echo 'Installed.  Next:'
-	@echo '  systemd-sysusers && systemd-tmpfiles --create    the account batchmail, and $(SPOOL)'
+	@echo '  systemd-sysusers batchmail.conf                  the account batchmail'
+	@echo '  systemd-tmpfiles --create batchmail.conf         $(SPOOL)'
 	@echo '  write /etc/batchmail/batchmail.toml              see batchmail.toml(5)'
 	@echo '  batchmail setup && batchmail check               then the mail server: see $(PREFIX)/share/doc/batchmail/README.md'
 endif

@@ -11,6 +11,7 @@ from batchmail.cli import config, main
 from batchmail.core.numbered import Number
 from batchmail.proto import session
 from tests import samples, test_layers
+from tests.servers.host import Installed
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted(
@@ -19,9 +20,15 @@ DOCUMENTS = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING
 INSTALLED = "/usr/share/doc/batchmail/"
 OTHERS = {  # what else a reader is told to run
     *("apt", "editor", "systemctl", "systemd-sysusers", "systemd-tmpfiles"),
-    *("zstd", "postconf", "postmap", "postfix", "echo"),
+    *("zstd", "postconf", "postmap", "postfix", "echo", "journalctl", "install", "chown", "chmod"),
 }
 UNITS = {path.name for path in (ROOT / "contrib" / "systemd").iterdir()}
+IDENTS = {  # of lines in the mail log
+    f"batchmail/{step}"
+    for path in (ROOT / "batchmail" / "cli").iterdir()
+    if path.suffix == ".py"
+    for step in re.findall(r'maillog\.open_log\("([a-z]+)"\)', path.read_text())
+}
 
 
 def blocks(path: Path, kind: str) -> list[str]:
@@ -44,9 +51,25 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert (document.parent / link).exists(), link
 
 
+def test_links_of_installed_documents_lead_to_what_is_installed_too(installed: Installed) -> None:
+    top = Path(installed.bin).parent / "share" / "doc" / "batchmail"
+    documents = sorted(top.rglob("*.md"))
+    assert {"README.md", "docs/recipes.md"} <= {str(path.relative_to(top)) for path in documents}
+    links = [(path, link) for path in documents for link in re.findall(r"\]\(([^)]+)\)", path.read_text())]
+    assert len(links) > 20
+    dead = [f"{path.relative_to(top)}: {link}" for path, link in links if not (path.parent / link).exists()]
+    assert dead == []
+
+
+def test_pages_that_are_named_exist(document: Path) -> None:
+    """Manual pages are named without a link: installed they lie elsewhere."""
+    for name, chapter in re.findall(r"\b(batchmail[a-z.-]*)\(([1-8])\)", document.read_text()):
+        assert (ROOT / "man" / f"{name}.{chapter}").exists(), name
+
+
 def test_files_that_are_named_exist(document: Path) -> None:
     text = document.read_text()
-    for name in re.findall(r"`((?:batchmail|tests|contrib|docs|\.ci)/[^`]*)`", text):
+    for name in set(re.findall(r"`((?:batchmail|tests|contrib|docs|\.ci)/[^`]*)`", text)) - IDENTS:
         assert (ROOT / name).exists(), name
     for name in re.findall(rf"{INSTALLED}([A-Za-z0-9./_-]+[A-Za-z0-9])", text):
         assert (ROOT / name).exists(), name
@@ -99,6 +122,12 @@ def test_readme_shows_the_configurations_that_are_installed() -> None:
     for name, text in zip(("holding", "away"), shown, strict=True):
         file = (ROOT / "contrib" / f"batchmail-{name}.toml").read_text()
         assert file.partition("\n\n")[2] == text
+
+
+def test_log_is_told() -> None:
+    assert len(IDENTS) == 4
+    for path in (ROOT / "README.md", ROOT / "man" / "batchmail.1"):
+        assert {ident for ident in IDENTS if ident in path.read_text()} == IDENTS
 
 
 def test_every_recipe_is_told() -> None:

@@ -108,7 +108,8 @@ class _Demo:
         self._show_notice()
         self._title("All is as it should be: every transaction once, its envelope whole, every sender told")
         click.echo("Next: two real hosts in ten minutes, told in README.md. To look into these two spools:")
-        click.echo("batchmail demo --keep, then batchmail -c FILE with status, queue, show or check.")
+        click.echo("batchmail demo --keep, then batchmail -c FILE with status, queue, show or check (where nothing is")
+        click.echo("installed, batchmail is .venv/bin/python bin/batchmail).")
 
     def _title(self, text: str) -> None:
         click.echo(f"\n{click.style(text, bold=True)}\n")
