@@ -2,12 +2,14 @@
 
 The key is made where the configuration says, owned by the spool's owner, as
 whom `call` reads it.  Root writes only where that owner cannot, and changes
-nothing that was there before.
+nothing that was there before; a known_hosts file that an editor or ssh-keygen
+left to root alone is handed back.
 """
 
 import base64
 import contextlib
 import os
+import re
 import stat
 from typing import IO
 
@@ -15,15 +17,16 @@ import click
 
 from batchmail.cli import start
 from batchmail.cli.config import find_peer
-from batchmail.cli.tables import print_json
-from batchmail.core.errors import ConfigError, LineError, UsageError
+from batchmail.cli.tables import count_text, print_json
+from batchmail.core.errors import ConfigError, KeyRefused, LineError, UsageError
 from batchmail.core.names import is_peer
 from batchmail.core.settings import Peer, Site
 from batchmail.store.spool import become, user_name
 from batchmail.wire.keys import ensure_key
-from batchmail.wire.known_hosts import fingerprint
+from batchmail.wire.known_hosts import KnownKey, contradiction, fingerprint, known_keys
 from batchmail.wire.ssh import HostKeyLine, host_key_lines
 from batchmail.wire.ssh_address import SshAddress, parse_address
+from batchmail.wire.ssh_config import find_route
 
 _CONNECT_S = 15.0
 RECEIVE = "/usr/bin/batchmail-receive"
@@ -33,9 +36,16 @@ RECEIVE = "/usr/bin/batchmail-receive"
 @click.argument("peer")
 @click.option("--as", "our_name", metavar="NAME", help="What PEER calls us; default: the first part of our site name.")
 @click.option("--add", is_flag=True, help="Add the lines shown for known_hosts to that file. Compare them first.")
+@click.option(
+    "--program",
+    metavar="PATH",
+    default=RECEIVE,
+    show_default=True,
+    help="Where batchmail-receive is on PEER's host; stands in the line for its authorized_keys.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
-def command(config_file: str | None, peer: str, our_name: str | None, add: bool, as_json: bool) -> int:
+def command(config_file: str | None, peer: str, our_name: str | None, add: bool, program: str, as_json: bool) -> int:
     """Make a missing key for PEER, which we call; print the lines for its authorized_keys and for our known_hosts.
 
     Nobody is believed by this: compare the fingerprints with those that PEER's operator sees, then add the lines.
@@ -45,23 +55,31 @@ def command(config_file: str | None, peer: str, our_name: str | None, add: bool,
     name = (our_name or site.name.partition(".")[0]).lower()
     if not is_peer(name):
         raise UsageError(f"{name} is no peer's name: a-z 0-9 . _ - are allowed")
+    if not re.fullmatch(r"/[\w./+@%,~-]+", program, re.ASCII):
+        raise UsageError(f"{program} is not the absolute path of a program, without spaces and quotes")
     addresses = [parse_address(way) for way in found.call if not way.startswith("command:")]
     if not addresses:
         raise ConfigError(
             f"{path}: peers.{found.name} has no ssh:// call entry; the key is made on the side that calls"
         )
     owner = _Owner(site, found.identity[0])
+    if add:
+        owner.take_back(found.known_hosts[0])
+    owner.become_in(os.path.dirname(found.identity[0]))
     known_hosts = _open_known_hosts(found.known_hosts[0], owner) if add else None
     key = _Key(site, found.identity[0], owner)
-    line = f'restrict,command="{RECEIVE} --peer {name}" {key.line}'
+    line = f'restrict,command="{program} --peer {name}" {key.line}'
     scans = [_scan(found, address) for address in addresses]
+    wrong = [problem for scan in scans for problem in scan.contradictions]
     if as_json:
         print_json(_json(key, line, scans))
     else:
         _print(found, key, line, scans)
+    if known_hosts and wrong:
+        raise KeyRefused(f"nothing was added: {'; '.join(wrong)}")
     if known_hosts:
         added = _add(known_hosts, [one.line for scan in scans for one in scan.lines])
-        click.echo(f"Added to {found.known_hosts[0]}: {added} lines.", err=as_json)
+        click.echo(f"Added to {found.known_hosts[0]}: {count_text(added, 'line')}.", err=as_json)
     return 0
 
 
@@ -74,10 +92,24 @@ class _Owner:
         if os.geteuid() not in (0, self.uid):
             raise ConfigError(f"{path} is for {self.name}: run batchmail key as {self.name} or as root")
         os.umask(0o077)
+
+    def become_in(self, directory: str) -> None:
         # In a directory of the owner's, root would have to trust names that the owner can change.
         with contextlib.suppress(OSError):
-            if os.stat(os.path.dirname(path)).st_uid == self.uid:
+            if os.stat(directory).st_uid == self.uid:
                 self.become()
+
+    def take_back(self, path: str) -> None:
+        """A file that was left to root alone, as ssh-keygen -R leaves it, is the owner's again."""
+        if os.geteuid() != 0 or not self.uid:
+            return
+        with contextlib.suppress(OSError):  # whoever opens it says what is wrong
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with open(fd, "rb"):
+                status = os.fstat(fd)
+                closed = status.st_uid == 0 and not status.st_mode & 0o004
+                if closed and stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                    os.fchown(fd, self.uid, self.gid)
 
     def become(self) -> None:
         if os.geteuid() == 0 and self.uid:
@@ -121,8 +153,10 @@ class _Key:
 class _Scan:
     """What the host at an address shows; or why it could not be asked."""
 
-    def __init__(self, address: SshAddress, lines: tuple[HostKeyLine, ...], problem: str):
+    def __init__(self, address: SshAddress, lines: tuple[HostKeyLine, ...], known: list[KnownKey], problem: str):
         self.address, self.lines, self.problem = address, lines, problem
+        found = (_contradiction(known, one.line) for one in lines)
+        self.contradictions = [one for one in found if one]
 
     @property
     def advice(self) -> str:
@@ -130,12 +164,19 @@ class _Scan:
         return f"ssh-keyscan {port}-t ed25519 {self.address.host}"
 
 
+def _contradiction(known: list[KnownKey], line: str) -> str:
+    name, key_type, text = line.split()
+    return contradiction(known, name, key_type, base64.b64decode(text))
+
+
 def _scan(peer: Peer, address: SshAddress) -> _Scan:
     try:
         lines = host_key_lines(address, config_file=peer.ssh_config or None, connect_timeout_s=_CONNECT_S)
     except LineError as error:
-        return _Scan(address, (), str(error))
-    return _Scan(address, lines, "")
+        return _Scan(address, (), [], str(error))
+    files = peer.known_hosts + find_route(address, peer.ssh_config or None).known_hosts
+    known = [key for name in {one.line.split()[0] for one in lines} for key in known_keys(files, name)]
+    return _Scan(address, lines, known, "")
 
 
 def _print(peer: Peer, key: _Key, line: str, scans: list[_Scan]) -> None:
@@ -154,6 +195,8 @@ def _print(peer: Peer, key: _Key, line: str, scans: list[_Scan]) -> None:
         click.echo("#   for key in /etc/ssh/ssh_host_*_key.pub; do ssh-keygen -lf $key; done")
         for one in scan.lines:
             click.echo(f"#   {one.fingerprint} {one.line.split()[1]}")
+        for problem in scan.contradictions:
+            click.echo(f"# {problem}")
         click.echo(f"# If they agree, here in {peer.known_hosts[0]}:")
         for one in scan.lines:
             click.echo(one.line)
@@ -169,7 +212,7 @@ def _json(key: _Key, line: str, scans: list[_Scan]) -> dict[str, object]:
             {
                 "host": scan.address.host,
                 "known_hosts": [{"line": one.line, "fingerprint": one.fingerprint} for one in scan.lines],
-                "problem": scan.problem,
+                "problem": scan.problem or "; ".join(scan.contradictions),
             }
             for scan in scans
         ],

@@ -76,6 +76,11 @@ def age_text(milliseconds: int) -> str:
     return f"{seconds // 86400}d"
 
 
+def count_text(number: int, noun: str) -> str:
+    """1 peer, 2 peers."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def print_json(value: dict[str, Any]) -> None:
     """One object, on one line."""
     click.echo(jsontext.write(value).decode(), nl=False)

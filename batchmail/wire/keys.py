@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from batchmail.core.errors import ConfigError, KeyRefused
+from batchmail.wire.known_hosts import how_to_read
 
 
 def ensure_key(path: str, comment: str) -> tuple[str, bool]:
@@ -21,7 +22,7 @@ def ensure_key(path: str, comment: str) -> tuple[str, bool]:
     except FileNotFoundError:
         return _make(path, comment), True
     except OSError as error:
-        raise ConfigError(f"cannot read key {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read key {path}: {error.strerror}{how_to_read(path, error)}") from None
 
 
 def _make(path: str, comment: str) -> str:

@@ -11,6 +11,8 @@ import binascii
 import fnmatch
 import hashlib
 import hmac
+import os
+import pwd
 import shlex
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -42,6 +44,17 @@ def name_in_files(host: str, port: int) -> str:
     return host.lower() if port == 22 else f"[{host.lower()}]:{port}"
 
 
+def how_to_read(file: str, error: OSError) -> str:
+    """What root can do about a file that is closed to us."""
+    if not isinstance(error, PermissionError):
+        return ""
+    try:
+        me = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        me = str(os.geteuid())
+    return f": chown {me} {shlex.quote(file)}, and let {me} enter {os.path.dirname(os.path.abspath(file))}"
+
+
 def known_keys(files: Sequence[str], name: str) -> tuple[KnownKey, ...]:
     """The lines of `files` that speak of `name`, in their order; a file that does not exist says nothing."""
     return tuple(key for file in files for key in _keys_in(file, name))
@@ -49,22 +62,33 @@ def known_keys(files: Sequence[str], name: str) -> tuple[KnownKey, ...]:
 
 def check_host_key(known: Sequence[KnownKey], files: Sequence[str], name: str, key_type: str, blob: bytes) -> None:
     """Raise KeyRefused, with what a person needs to mend it, unless `name` may show this key."""
-    shown = f"{name} shows the {key_type} key {fingerprint(blob)}"
+    problem = contradiction(known, name, key_type, blob)
+    if problem:
+        raise KeyRefused(problem)
+    if not any(key.blob == blob for key in known if not key.marker):
+        shown = _shown(name, key_type, blob)
+        raise KeyRefused(f"unknown host key: {shown}, but {_what_is_known(known, files)}; {_how_to_add(files)}")
+
+
+def contradiction(known: Sequence[KnownKey], name: str, key_type: str, blob: bytes) -> str:
+    """Why the known lines forbid this key, and what mends it; empty when they know it, or nothing of its kind."""
+    shown = _shown(name, key_type, blob)
     for key in known:
         if key.marker == "@revoked" and key.blob == blob:
-            raise KeyRefused(f"{shown}, which {key.place} revokes")
-    plain = [key for key in known if not key.marker]
-    if any(key.blob == blob for key in plain):
-        return
-    same_type = [key for key in plain if key.key_type == key_type]
-    if same_type:
-        old = same_type[0]
-        remove = f"ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(old.file)}"
-        raise KeyRefused(
-            f"THE HOST KEY HAS CHANGED: {shown}, but {old.place} has {fingerprint(old.blob)}; if its operator confirms "
-            f"the new one: {remove}, then add the line that `batchmail key PEER` prints"
-        )
-    raise KeyRefused(f"unknown host key: {shown}, but {_what_is_known(known, files)}; {_how_to_add(files)}")
+            return f"{shown}, which {key.place} revokes"
+    same_type = [key for key in known if not key.marker and key.key_type == key_type]
+    if not same_type or any(key.blob == blob for key in same_type):
+        return ""
+    old = same_type[0]
+    remove = f"ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(old.file)}"
+    return (
+        f"THE HOST KEY HAS CHANGED: {shown}, but {old.place} has {fingerprint(old.blob)}; if its operator confirms "
+        f"the new one: {remove}, then `batchmail key PEER --add`"
+    )
+
+
+def _shown(name: str, key_type: str, blob: bytes) -> str:
+    return f"{name} shows the {key_type} key {fingerprint(blob)}"
 
 
 def _what_is_known(known: Sequence[KnownKey], files: Sequence[str]) -> str:
@@ -94,7 +118,7 @@ def _keys_in(file: str, name: str) -> Iterator[KnownKey]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise ConfigError(f"cannot read known_hosts file {file}: {error.strerror}") from None
+        raise ConfigError(f"cannot read known_hosts file {file}: {error.strerror}{how_to_read(file, error)}") from None
 
 
 def _read_line(file: str, number: int, line: str, name: str) -> KnownKey | None:

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import paramiko
 
 from batchmail.core.errors import KeyRefused
+from batchmail.wire.known_hosts import how_to_read
+
+_MISSING = "cannot be read: No such file or directory"
 
 
 class LoginKeys:
@@ -16,10 +19,12 @@ class LoginKeys:
     def __init__(self, paths: tuple[str, ...], use_agent: bool):
         self.unusable: list[str] = []
         self._found: list[tuple[str, paramiko.PKey]] = []
+        there = False
         for path in dict.fromkeys(paths):
             key = _load_key(path)
             if isinstance(key, str):
                 self.unusable.append(f"{path} {key}")
+                there = there or key != _MISSING
             else:
                 self._found.append((path, key))
         self._agent = paramiko.Agent() if use_agent else None
@@ -29,7 +34,8 @@ class LoginKeys:
             self._found += [("agent", key) for key in held]
         if not self._found:
             missing = "; ".join(self.unusable) or "none is configured"
-            raise KeyRefused(f"no key to log in with: {missing}; `batchmail key PEER` makes one")
+            make = "" if there else "; `batchmail key PEER` makes one"
+            raise KeyRefused(f"no key to log in with: {missing}{make}")
 
     def __iter__(self) -> Iterator[tuple[str, paramiko.PKey]]:
         return iter(self._found)
@@ -50,8 +56,10 @@ def _load_key(path: str) -> paramiko.PKey | str:
             return kind.from_private_key_file(path)
         except paramiko.PasswordRequiredException:
             return "has a passphrase: remove it (ssh-keygen -p), or load it into an agent and allow its use"
+        except FileNotFoundError:
+            return _MISSING
         except OSError as error:
-            return f"cannot be read: {error.strerror}"
+            return f"cannot be read: {error.strerror}{how_to_read(path, error)}"
         except (paramiko.SSHException, ValueError):
             continue  # not of this kind
     return "is not a private key in OpenSSH's format"

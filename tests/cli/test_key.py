@@ -43,7 +43,7 @@ def test_the_lines_to_paste(home, server, tmp_path):
 def test_add_writes_each_line_once(home):
     with open(f"{home.directory}/known_hosts", "w", encoding="ascii") as file:
         file.write("# mine")  # without its line end
-    for added in (b"1 lines", b"0 lines"):
+    for added in (b": 1 line.", b": 0 lines."):
         done = home.run("key", "mx", "--add", "--as", "away")
         assert added in done.stdout
         assert b"--peer away" in done.stdout
@@ -51,6 +51,31 @@ def test_add_writes_each_line_once(home):
         lines = file.read().splitlines()
     assert lines[0] == "# mine"
     assert len(lines) == 2
+
+
+def test_another_key_in_known_hosts_is_told_and_nothing_is_added(home, server, tmp_path):
+    ensure_key(str(tmp_path / "old_key"), "host")
+    old = " ".join((tmp_path / "old_key.pub").read_text().split()[:2])
+    known_hosts = f"{home.directory}/known_hosts"
+    with open(known_hosts, "w", encoding="ascii") as file:
+        file.write(f"[127.0.0.1]:{server.port} {old}\n")
+    done = home.run("key", "mx")
+    assert done.returncode == 0
+    assert b"THE HOST KEY HAS CHANGED" in done.stdout
+    assert done.stdout.count(b"SHA256:") == 4  # ours, what is shown, and both in the warning
+    done = home.run("key", "mx", "--add")
+    assert done.returncode == 77
+    assert f"ssh-keygen -R '[127.0.0.1]:{server.port}' -f {known_hosts}".encode() in done.stderr
+    with open(known_hosts, encoding="ascii") as file:
+        assert len(file.readlines()) == 1
+
+
+def test_the_program_on_the_other_host_may_be_elsewhere(home):
+    assert (
+        b'command="/opt/b/bin/batchmail-receive --peer home"'
+        in home.run("key", "mx", "--program", "/opt/b/bin/batchmail-receive").stdout
+    )
+    assert home.run("key", "mx", "--program", '/a" b').returncode == 64
 
 
 def test_a_host_that_does_not_answer(tmp_path):
@@ -88,6 +113,12 @@ def test_root_makes_it_for_the_owner_of_the_spool(open_path, server):
     assert done.returncode == 0, done
     for name in ("id_ed25519", "id_ed25519.pub", "known_hosts"):
         assert os.stat(f"{open_path}/etc/{name}").st_uid == account.pw_uid, name
+    os.chown(f"{open_path}/etc/known_hosts", 0, 0)  # as ssh-keygen -R leaves it
+    done = run("-c", config, "key", "mx")
+    assert done.returncode == 78
+    assert f"{account.pw_name} {open_path}/etc/known_hosts".encode() in done.stderr
+    assert run("-c", config, "key", "mx", "--add").returncode == 0
+    assert os.stat(f"{open_path}/etc/known_hosts").st_uid == account.pw_uid
     os.chmod(f"{open_path}/etc", 0o700)
     done = run("-c", config, "key", "mx")
     assert done.returncode == 78
