@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import click
 
 from batchmail.cli import start
-from batchmail.cli.tables import print_anything, print_json
+from batchmail.cli.tables import count_text, print_anything, print_json
 from batchmail.core.errors import BatchmailError
 from batchmail.flow import checkup
 from batchmail.flow.checkup import Finding
+from batchmail.flow.context import Context
 
 
 @click.command("check", short_help="Look for what is wrong, and say what to do.")
@@ -36,7 +37,7 @@ def command(config_file: str | None, files: bool, as_json: bool) -> int:
 def _findings(config_file: str | None, files: bool) -> Iterator[Finding]:
     try:
         site, path = start.load(config_file)
-        yield Finding(f"configuration {path}: {site.name}, {len(site.peers)} peers")
+        yield Finding(f"configuration {path}: {site.name}, {count_text(len(site.peers), 'peer')}")
     except BatchmailError as error:
         yield Finding("configuration", str(error))
         return
@@ -47,12 +48,19 @@ def _findings(config_file: str | None, files: bool) -> Iterator[Finding]:
         yield Finding(f"spool {site.spool}", str(error))
         return
     yield from checkup.check_spool(spool, start.doors(site))
-    contexts = [start.context(site, spool, peer) for peer in start.peers_of(site, spool, None, path)]
+    try:
+        contexts = [start.context(site, spool, peer) for peer in start.peers_of(site, spool, None, path)]
+        yield from _of_peers(contexts, files)
+    except OSError as error:
+        yield Finding(f"spool {spool.root}", f"cannot read {error.filename}: {error.strerror}")
+    yield from checkup.check_targets(site)
+
+
+def _of_peers(contexts: list[Context], files: bool) -> Iterator[Finding]:
     if contexts:
         yield checkup.check_room(contexts[0])
     for context in contexts:
-        yield checkup.check_ledger(context)
+        yield from checkup.check_state(context)
         yield from checkup.check_line(context.peer)
         if files:
             yield from checkup.check_files(context)
-    yield from checkup.check_targets(site)

@@ -7,7 +7,16 @@ import click
 
 from batchmail.cli import files, start
 from batchmail.cli.progress import octets_text
-from batchmail.cli.tables import Column, Table, address_text, age_text, end_with_reader, field_lines, print_json
+from batchmail.cli.tables import (
+    Column,
+    Table,
+    address_text,
+    age_text,
+    count_text,
+    end_with_reader,
+    field_lines,
+    print_json,
+)
 from batchmail.core import jsontext
 from batchmail.core.envelope import Envelope
 from batchmail.core.errors import PeerError, SpoolError
@@ -69,7 +78,7 @@ def _print(path: str, found: Inspected, shown: list[tuple[Item, Envelope | None]
         ("from", head.origin),
         ("to", head.destination),
         ("sealed", formatdate(head.sealed_ms / 1000, localtime=True)),
-        ("holds", f"{head.transactions} transactions, {head.text_octets} octets of text in {octets}"),
+        ("holds", f"{count_text(head.transactions, 'transaction')}, {head.text_octets} octets of text in {octets}"),
         ("identity", f"{found.identity}  (of manifest and text: whole)" if found.identity else "not checked: damaged"),
     )
     for line in field_lines(fields):

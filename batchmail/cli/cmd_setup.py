@@ -4,6 +4,7 @@ import click
 
 from batchmail.cli import start
 from batchmail.cli.config import find_peer
+from batchmail.cli.tables import count_text
 from batchmail.core.errors import Temporary
 from batchmail.store.ledger import Ledger
 from batchmail.store.line import CALLER, Line
@@ -26,7 +27,7 @@ def command(config_file: str | None, adopt: str | None) -> None:
         peer = find_peer(site, adopt, path)
         _adopt(spool, peer.name)
         click.echo(f"{peer.name}: what is unsettled is sent again in the next call, under a new stream of numbers.")
-    click.echo(f"{site.spool} is ready for {site.name} with {len(site.peers)} peers.")
+    click.echo(f"{site.spool} is ready for {site.name} with {count_text(len(site.peers), 'peer')}.")
 
 
 def _adopt(spool: Spool, peer: str) -> None:

@@ -16,7 +16,7 @@ from batchmail.core.errors import BatchmailError, LineError, PeerError
 from batchmail.core.numbered import BATCH, Number
 from batchmail.core.settings import Peer, Site
 from batchmail.flow.context import Context
-from batchmail.flow.overview import numbers_in, room_trouble
+from batchmail.flow.overview import look_at, numbers_in, room_trouble
 from batchmail.flow.smtp_session import Session
 from batchmail.flow.target_spec import TargetSpec, parse_target
 from batchmail.store import batchfile, spool
@@ -39,10 +39,18 @@ class Finding(NamedTuple):
 
 def check_spool(found: Spool, doors: Iterable[tuple[Door, Iterable[str]]]) -> Iterator[Finding]:
     """Rights, and whether the doors know what the configuration says."""
+    owner = spool.user_name(os.geteuid())
+    mend = f"chown -R {owner} {found.root}; chmod -R u+rwX,go= {found.root}"
+    try:
+        yield from _check_spool(found, doors, mend)
+    except OSError as error:
+        yield Finding(f"rights of {found.root}", f"cannot read {error.filename}: {error.strerror}; {mend}")
+
+
+def _check_spool(found: Spool, doors: Iterable[tuple[Door, Iterable[str]]], mend: str) -> Iterator[Finding]:
+    owner = spool.user_name(os.geteuid())
     wrong = list(_wrong_rights(found.root))
     shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-    owner = spool.user_name(os.geteuid())
-    mend = f"chown -R {owner} {found.root}; chmod -R go= {found.root}"
     yield Finding(f"rights of {found.root}", f"not {owner}'s alone: {shown}; {mend}" if wrong else "")
     stale = spool.stale_doors(found.root, doors)
     shown = ", ".join(stale[:3]) + (", ..." if len(stale) > 3 else "")
@@ -72,7 +80,18 @@ def check_room(context: Context) -> Finding:
     return Finding("free space", trouble.text if trouble else "")
 
 
-def check_ledger(context: Context) -> Finding:
+def check_state(context: Context) -> Iterator[Finding]:
+    """Of a peer: its ledger, how the last call ended, and what `status` warns of."""
+    ledger = _check_ledger(context)
+    yield ledger
+    if not ledger.problem:
+        state = look_at(context)
+        ended = f": {state.call_text}" if state.call_code else ""
+        problem = "; ".join(trouble.text for trouble in state.troubles)
+        yield Finding(f"last call with {context.peer.name}{'' if problem else ended}", problem)
+
+
+def _check_ledger(context: Context) -> Finding:
     subject = f"ledger of {context.peer.name}"
     try:
         view = open_view(context.spool, context.peer.name)
@@ -89,7 +108,8 @@ def check_ledger(context: Context) -> Finding:
 def check_targets(site: Site) -> Iterator[Finding]:
     """Each target once, whatever number of peers has it."""
     for text in dict.fromkeys(peer.target for peer in site.peers.values()):
-        yield Finding(f"target {text}", _target_problem(parse_target(text), site.name))
+        peers = ", ".join(peer.name for peer in site.peers.values() if peer.target == text)
+        yield Finding(f"target {text} for mail from {peers}", _target_problem(parse_target(text), site.name))
 
 
 def _target_problem(spec: TargetSpec, me: str) -> str:
@@ -102,7 +122,7 @@ def _target_problem(spec: TargetSpec, me: str) -> str:
     try:
         Session(spec, me).quit()
     except (LineError, PeerError) as error:
-        return f"takes nothing now: {error}"
+        return f"takes nothing now: {error}; start it, or mend `target`: until then what comes waits here"
     return ""
 
 

@@ -212,7 +212,7 @@ def _troubles(context: Context, state: PeerState) -> Iterator[Trouble]:
     if state.call_code in (KeyRefused.exit_code, 78):
         yield Trouble(CRITICAL, f"the last call failed and needs you: {state.call_text}")
     if state.held:
-        yield Trouble(WARNING, f"{state.held} transactions are held: batchmail queue {peer.name} shows them")
+        yield Trouble(WARNING, f"held transactions: {state.held}; batchmail queue {peer.name} shows them")
     if state.oldest_ms is not None and now_ms - state.oldest_ms > peer.lifetime_ms // 2:
         yield Trouble(WARNING, "the oldest transaction is past half of its lifetime")
 

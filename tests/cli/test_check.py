@@ -1,6 +1,7 @@
 """batchmail check: what it finds, and that it says what to do."""
 
 import os
+import shutil
 
 import pytest
 
@@ -27,9 +28,27 @@ def test_rights_doors_and_target(home):
     home.configure(target=DOWN, domains="new.example")
     found = problems(home)
     assert home.run("check").returncode == 1
-    assert "chmod -R go=" in found["rights"]
+    assert "chmod -R u+rwX,go=" in found["rights"]
     assert "run batchmail setup" in found["doors"]
     assert "takes nothing now" in found["target"]
+
+
+def test_doors_that_cannot_be_read_are_a_finding(home):
+    shutil.rmtree(f"{home.spool}/doors")
+    with open(f"{home.spool}/doors", "wb"):
+        pass
+    done = home.run("check")
+    assert done.returncode == 1
+    assert not done.stderr
+    assert f"cannot read {home.spool}/doors".encode() in done.stdout
+
+
+def test_the_last_call_and_the_target_are_told_by_peer(home):
+    home.configure(target=DOWN, entry='call = "command: /bin/false"')
+    home.run("call", "mx")
+    lines = home.run("check").stdout.decode().splitlines()
+    assert any(line.startswith("ok     last call with mx: ") for line in lines)
+    assert any(line.startswith(f"WRONG  target {DOWN} for mail from mx: ") and "start it" in line for line in lines)
 
 
 def test_calls_need_a_key_and_a_known_host(tmp_path):

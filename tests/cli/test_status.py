@@ -100,7 +100,7 @@ def test_held_mail_is_a_warning(mx):
     os.rename(path, f"{mx.spool}/out/home/held/{os.path.basename(path)}")
     done = mx.run("status")
     assert done.returncode == 1
-    assert b"1 transactions are held" in done.stdout
+    assert b"held transactions: 1" in done.stdout
 
 
 def test_what_cannot_be_known_is_3(tmp_path, mx):

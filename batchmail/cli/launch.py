@@ -1,0 +1,20 @@
+"""Starting a program whose libraries may be missing: which package to install, instead of a traceback."""
+
+import importlib
+import sys
+
+_PACKAGES = ("click", "cryptography", "paramiko", "zstandard")  # Debian puts python3- before each
+
+
+def launch(program: str, module: str, *arguments: object) -> int:
+    """Run the `main` of a module of batchmail; returns the exit code."""
+    try:
+        code: int = importlib.import_module(module).main(*arguments)
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in _PACKAGES:
+            raise
+        text = f"python3-{name} is missing: apt install python3-{name}, or install {name} for {sys.executable}"
+        print(f"{program}: {text}", file=sys.stderr)
+        return 78
+    return code
