@@ -16,9 +16,11 @@ from batchmail.core.errors import ConfigError
 from batchmail.core.names import is_peer, is_site
 from batchmail.core.settings import Peer, Site
 from batchmail.flow.target import parse_target
+from batchmail.store.spool import user_name
 from batchmail.wire.ssh_address import parse_address
 
 DEFAULT_PATH = "/etc/batchmail/batchmail.toml"
+_EXAMPLES = "/usr/share/doc/batchmail/contrib"
 DEFAULT_SPOOL = "/var/spool/batchmail"
 DEFAULT_USER = "batchmail"
 _MAX_OCTETS = 16 << 20
@@ -170,8 +172,15 @@ def load(path: str) -> Site:
     try:
         with open(path, "rb") as file:
             data = file.read(_MAX_OCTETS + 1)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}: name the configuration with -c, or write it as batchmail.toml(5) says;"
+            f" examples are batchmail-*.toml in {_EXAMPLES}"
+        ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        me = user_name(os.geteuid())
+        mend = f": run this as root, or let {me} read it" if isinstance(error, PermissionError) else ""
+        raise ConfigError(f"{path} cannot be read as {me}: {error.strerror}{mend}") from None
     if len(data) > _MAX_OCTETS:
         raise ConfigError(f"{path}: larger than {_MAX_OCTETS} octets")
     try:
@@ -203,7 +212,18 @@ def _site(path: str, table: dict[str, Any]) -> Site:
         if not is_peer(lowered) or lowered in made:
             raise ConfigError(f"{path}: [peers.{name}]: a peer's name is of a-z 0-9 . _ - and stands once; quote dots")
         made[lowered] = _peer(path, lowered, entry, here)
+    _check_domains(path, made)
     return Site(peers=made, **values)
+
+
+def _check_domains(path: str, peers: dict[str, Peer]) -> None:
+    """No domain is two peers': a door would not know which is meant."""
+    owners: dict[str, str] = {}
+    for peer in peers.values():
+        for domain in peer.domains:
+            other = owners.setdefault(domain, peer.name)
+            if other != peer.name:
+                raise ConfigError(f'{path}: "{domain}" stands in domains of both peers.{other} and peers.{peer.name}')
 
 
 def _peer(path: str, name: str, entry: dict[str, Any], here: str) -> Peer:
@@ -223,6 +243,8 @@ def _read(
         key = keys.get(name)
         if key is None and where and isinstance(value, dict):
             raise ConfigError(f'{path}: [{shown}]: a name with dots is quoted, as in [peers."mx.example.net"]')
+        if key is None and where and name in _SITE_KEYS:
+            raise ConfigError(f"{path}: {shown}: {name} belongs above the first [table], not into one")
         if key is None:
             near = difflib.get_close_matches(name, [*keys, *others], n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted([*keys, *others]))}"

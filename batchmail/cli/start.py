@@ -29,9 +29,13 @@ def set_up(site: Site, again: bool = False) -> Spool:
     spool its owner, of a new one the configured user.
     """
     os.umask(0o077)
-    if os.geteuid() == 0 and not os.path.exists(site.spool):
-        _make_spool_dir(site)
+    try:
+        if os.geteuid() == 0 and not os.path.exists(site.spool):
+            _make_spool_dir(site)
+    except OSError as error:
+        raise SpoolError(f"the spool {site.spool} cannot be made: {error}") from None
     spools.become_owner(site.spool)
+    _check_way(site.spool)
     if os.path.exists(site.spool):
         spools.check_owner(site.spool)  # before any of its files is found to be closed to us
     try:
@@ -46,6 +50,7 @@ def open_spool(site: Site) -> Spool:
     """The spool as it is, for programs that only look; as its owner."""
     os.umask(0o077)
     spools.become_owner(site.spool)
+    _check_way(site.spool)
     return Spool(site.spool)
 
 
@@ -59,8 +64,23 @@ def peers_of(site: Site, spool: Spool, name: str | None, path: str) -> list[Peer
 
 def _make_spool_dir(site: Site) -> None:
     account = _account(site)
-    os.makedirs(site.spool, mode=0o700)
+    os.umask(0o022)  # what is above it is root's, and to be passed by the owner
+    try:
+        os.makedirs(os.path.dirname(site.spool.rstrip("/")), mode=0o755, exist_ok=True)
+    finally:
+        os.umask(0o077)
+    os.mkdir(site.spool, mode=0o700)
     os.chown(site.spool, *account)
+
+
+def _check_way(root: str) -> None:
+    """Raises SpoolError, with the directory that is closed to us, unless the spool can be reached."""
+    path = "/"
+    for name in root.split("/")[1:-1]:
+        path = os.path.join(path, name)
+        if os.path.isdir(path) and not os.access(path, os.X_OK):
+            me = spools.user_name(os.geteuid())
+            raise SpoolError(f"{me} cannot reach the spool {root}: let {me} enter {path}, as by chmod o+x {path}")
 
 
 def owner_of(site: Site) -> tuple[int, int]:

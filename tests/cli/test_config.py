@@ -174,6 +174,7 @@ def test_a_value_of_a_peer_that_is_wrong(path: str, key: str, text: str) -> None
         ('[peers.home]\ndomain = ["x"]', "unknown key peers.home.domain; did you mean domains?"),
         ('[peers.home]\nknownhosts = "x"', "unknown key peers.home.knownhosts; did you mean known_hosts?"),
         ("zzz = 1", "unknown key zzz; known are odd_octets, peers, reserve, site, spool, user"),
+        ('[peers.home]\nspool = "/x"', "peers.home.spool: spool belongs above the first [table], not into one"),
         ("peers = 1", "peers is to be tables, such as [peers.home]"),
         ("[[peers]]", "peers is to be tables, such as [peers.home]"),
         ("[peers]\nhome = 1", "peers is to be tables, such as [peers.home]"),
@@ -205,13 +206,19 @@ def test_a_peer_that_stands_twice(path: str) -> None:
     assert refused(path, 'site = "a.example"\nsite = "b.example"\n')
 
 
+@pytest.mark.parametrize("domain", ["*", "x.example"])
+def test_a_domain_of_two_peers(path: str, domain: str) -> None:
+    text = f'site = "a.example"\n[peers.home]\ndomains = "{domain}"\n[peers.mx]\ndomains = ["b.example", "{domain}"]\n'
+    assert refused(path, text) == f'"{domain}" stands in domains of both peers.home and peers.mx'
+
+
 @pytest.mark.parametrize("text", [b"site = ", b"\xff", b"[peers", b'site = "a"\0'])
 def test_what_is_no_toml(path: str, text: bytes) -> None:
     assert refused(path, text)
 
 
 def test_a_file_that_cannot_be_read(path: str, tmp_path: object) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(ConfigError, match=r"No such file.*-c.*batchmail\.toml\(5\).*contrib"):
         config.load(path)
     with pytest.raises(ConfigError, match="Is a directory"):
         config.load(str(tmp_path))
