@@ -78,6 +78,8 @@ install: python
 	@set -e; for file in $(wildcard contrib/sysusers.d/*.conf); do install -D -m 644 "$$file" '$(SYSUSERS)'/"$${file##*/}"; done
 	@set -e; for file in $(wildcard contrib/tmpfiles.d/*.conf); do install -D -m 644 "$$file" '$(TMPFILES)'/"$${file##*/}"; done
 	@install -m 755 contrib/call-now '$(LIB)'
+	@for name in click paramiko zstandard; do '$(PYTHON)' -c "import $$name" 2>/dev/null || \
+		echo "WARNING: $(PYTHON) cannot import $$name, which batchmail needs: apt install python3-$$name" >&2; done
 	@set -e; for file in $(DOC_FILES); do target='$(DOC)'/"$$file"; install -D -m 644 "$$file" "$$target"; \
 		$(PLACE) "$$file" >"$$target"; [ ! -x "$$file" ] || chmod 755 "$$target"; done
 ifeq ($(DESTDIR),)
