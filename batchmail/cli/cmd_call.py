@@ -9,7 +9,7 @@ import click
 from batchmail.cli import start
 from batchmail.cli.config import find_peer
 from batchmail.cli.progress import ProgressLine, octets_text
-from batchmail.core.errors import BatchmailError, ConfigError, LineError, SpoolError
+from batchmail.core.errors import BatchmailError, ConfigError, LineError, SpoolError, UsageError
 from batchmail.core.settings import Peer
 from batchmail.flow.context import Context
 from batchmail.flow.exchange import Call, Options, Totals
@@ -66,6 +66,8 @@ def command(
         chosen += [peer for peer in site.peers.values() if peer.call and peer not in chosen]
     if not chosen:
         raise ConfigError("no peer to call: name one, or say --all")
+    if stay and len(chosen) > 1:
+        raise UsageError("--stay keeps one call open: start one for each peer")
     spool = start.set_up(site)
     maillog.open_log("call")
     start.stop_on_signals()
@@ -74,12 +76,13 @@ def command(
     worst = 0
     for peer in chosen:
         context = start.context(site, spool, peer)
-        if dry_run:
-            _say_what_waits(context)
-            continue
-        if only_if_waiting and not _has_waiting(context):
-            continue
-        worst = max(worst, _call_and_again(context, options, told) if stay else _call(context, options, told))
+        try:
+            if dry_run:
+                _say_what_waits(context)
+            elif not only_if_waiting or _has_waiting(context):
+                worst = max(worst, _call_and_again(context, options, told) if stay else _call(context, options, told))
+        except BatchmailError as error:  # one peer's trouble is not the others'
+            worst = max(worst, _explain(peer, error, None, told))
     return worst
 
 
@@ -134,10 +137,10 @@ def _call(context: Context, options: Options, told: bool) -> int:
         _summarize(peer, result.totals, result.text)
         return 0
     except BatchmailError as error:
-        shown.end()
         _note(context, error, None)
         return _explain(peer, error, None, told)
     finally:
+        shown.end()
         line.close()
 
 
@@ -182,11 +185,11 @@ def _connect(peer: Peer) -> Stream:
 
 def _explain(peer: Peer, error: BatchmailError, stream: Stream | None, told: bool) -> int:
     """Say why a call failed; no line is silent without a terminal, for cron."""
-    if told or not isinstance(error, LineError):
-        diagnostics = getattr(stream, "diagnostics", lambda: "")().strip()
-        said = f"; it said: {diagnostics}" if diagnostics and diagnostics not in str(error) else ""
+    diagnostics = getattr(stream, "diagnostics", lambda: "")().strip()
+    said = f"; it said: {diagnostics}" if diagnostics and diagnostics not in str(error) else ""
+    if told or said or not isinstance(error, LineError):  # a program at the far end that complains wants a person
         click.echo(f"batchmail: {peer.name}: {error}{said}", err=True)
-    maillog.trouble(peer.name, str(error))
+    maillog.trouble(peer.name, f"{error}{said}")
     return error.exit_code
 
 

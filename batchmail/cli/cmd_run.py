@@ -1,10 +1,14 @@
 """batchmail run: one pass of all that is due on this side."""
 
+import signal
+from types import FrameType
+
 import click
 
 from batchmail.cli import start
 from batchmail.cli.config import find_peer
 from batchmail.cli.progress import ProgressLine
+from batchmail.core.errors import BatchmailError
 from batchmail.flow.context import Context
 from batchmail.flow.target import open_target, parse_target
 from batchmail.flow.work import Busy, work_once
@@ -12,6 +16,8 @@ from batchmail.store.received import Received
 from batchmail.store.sent import Sent
 from batchmail.store.waiting import WaitingRoom
 from batchmail.wire import maillog
+
+_stopped: list[bool] = []  # filled by a signal
 
 
 @click.command("run", short_help="Do what is due here: replay, settle, notify, prune.")
@@ -27,10 +33,23 @@ def command(config_file: str | None, names: tuple[str, ...]) -> int:
     spool = start.set_up(site)
     maillog.open_log("run")
     spool.sweep(start.now_ms() / 1000)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _stop)  # after the transaction at hand: none is left between its dot and the reply
     worst = 0
     for peer in peers:
-        worst = max(worst, _run(start.context(site, spool, peer)))
+        try:
+            worst = max(worst, _run(start.context(site, spool, peer)))
+        except BatchmailError as error:  # one peer's trouble is not the others'
+            click.echo(f"batchmail: {peer.name}: {error}", err=True)
+            maillog.trouble(peer.name, str(error))
+            worst = max(worst, error.exit_code)
+        if _stopped:
+            return 75
     return worst
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    _stopped.append(True)
 
 
 def _run(context: Context) -> int:
@@ -38,7 +57,7 @@ def _run(context: Context) -> int:
     ledger = context.open_ledger()
     target = open_target(parse_target(context.peer.target), context.site.name, context.now_ms, context.spool.tmp)
     try:
-        down = work_once(context, ledger, target, shown.replay, lambda: False)
+        down = work_once(context, ledger, target, shown.replay, lambda: bool(_stopped))
         before_ms = context.now_ms() - context.peer.remember_ms
         Sent(ledger).prune(before_ms)
         Received(ledger).prune(before_ms)

@@ -51,6 +51,7 @@ class Note(NamedTuple):
 
 Event = Start | Content | End | Note
 
+_MAX_IDLE_LINES = 1000
 _IGNORED = (b"TICK", b"VERB", b"VERBOSE")  # of the BITNET dialect
 _VERB = re.compile(rb"[A-Za-z]{1,16}\Z")
 
@@ -66,6 +67,7 @@ class Reader:
         self._quit = False
         self._data: Unstuffer | None = None
         self._closing = False
+        self._lines = 0  # commands since the last message
         self._reset()
 
     @property
@@ -85,6 +87,7 @@ class Reader:
         while True:
             if self._closing:
                 self._closing = False
+                self._lines = 0
                 return End(self._offset)
             if self._data is not None:
                 return self._read_content(self._data)
@@ -141,6 +144,9 @@ class Reader:
     def _command(self, line: bytes) -> Event | None:
         if self._quit:
             raise MalformedInput("there is input after QUIT")
+        self._lines += 1
+        if self._lines > MAX_RECIPIENTS + _MAX_IDLE_LINES:
+            raise MalformedInput("too many commands without a message")
         word, _, rest = line.rstrip(b" ").partition(b" ")
         verb = word.upper()
         if verb == b"MAIL":

@@ -184,9 +184,12 @@ class Call:
         self._arrivals.sync()
         self._outgoing.close(cut)
         self._line.close()
-        self._worker.stop(wait=self._role == CALLER and not cut)
-        self._arrivals.close()
-        self._ledger.close()
+        try:
+            self._worker.stop(wait=self._role == CALLER and not cut)
+        finally:  # also when a signal ends the waiting: the transaction at hand is not left between dot and reply
+            self._worker.stop(wait=False)
+            self._arrivals.close()
+            self._ledger.close()
 
     def _totals(self) -> Totals:
         return Totals(
@@ -259,6 +262,8 @@ class Call:
             self._send(Received(self._arrivals.octets))
         elif isinstance(event, Bye):
             self._over, self._text = True, event.text
+            if event.reason == "error":  # for a person; the rest passes
+                raise PeerError(f"the other side ended the call: {event.text}")
             if event.reason != "done":
                 raise LineError(f"the other side ended the call: {event.text or event.reason}")
         if answer is not None:
@@ -357,7 +362,7 @@ class Call:
 
 
 def check_site(context: Context, ledger: Ledger, hello: Hello) -> None:
-    """The peer's site name is learned in the first call and then fixed; its memory is noted."""
+    """The peer's site name is learned in the first call and then fixed."""
     known = context.peer.site or ledger.fact("peer_site")
     if hello.site == context.site.name:
         raise PeerError(f"the other side has our own name, {hello.site}: each site needs a name of its own")
@@ -366,6 +371,4 @@ def check_site(context: Context, ledger: Ledger, hello: Hello) -> None:
             f"peer {context.peer.name} was {known} until now and says it is {hello.site}:"
             f' if that is right, set site = "{hello.site}" in its entry'
         )
-    with ledger.transaction():
-        ledger.set_fact("peer_site", hello.site)
-        ledger.set_fact("peer_memory", hello.memory)
+    ledger.note("peer_site", hello.site)

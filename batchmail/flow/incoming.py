@@ -6,7 +6,6 @@ inbox, then its rows, then the answer; a crash before the answer costs nothing,
 for the next HELLO gives it.
 """
 
-import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import NamedTuple
 from batchmail.core import report
 from batchmail.core.errors import BatchmailError, PeerError
 from batchmail.core.manifest import Head, Item
-from batchmail.core.numbered import BATCH, KINDS, REPORT, REQUEST, Number
+from batchmail.core.numbered import BATCH, REPORT, REQUEST, Number
 from batchmail.flow.context import Context
 from batchmail.proto.frames import Custody, Data, Open, Refuse
 from batchmail.proto.hello import MAX_PARTIALS, Have, Hello, Limits, PartialFile
@@ -27,6 +26,7 @@ from batchmail.store.received import Received
 from batchmail.wire import maillog
 
 _SLACK_OCTETS = 1 << 20  # manifest and envelope of one transaction, above its content
+_ALLOWANCE_OCTETS = 16 << 20  # of small files beyond the quota
 _SMALL_OCTETS = 1 << 20  # reports and requests, which are taken below the reserve too
 
 
@@ -56,13 +56,13 @@ class Arrivals:
 
     def recover(self) -> None:
         """After a crash: rows for files that lie in the inbox, and no files that are done."""
-        live = set()
-        for kind in KINDS:
-            live.update(self._received.in_custody(kind))
-        for number in self._inbox.numbers():
-            if self._received.identity(*number[:2]) is None:
+        for (
+            number
+        ) in self._inbox.numbers():  # each row is asked for after its file was seen: an older call may be at it
+            state = self._received.state(number)
+            if state is None:
                 self._take_again(number)
-            elif number not in live:
+            elif state == "done":
                 self._inbox.remove(number)
 
     def _take_again(self, number: Number) -> None:
@@ -141,6 +141,8 @@ class Arrivals:
         if event.octets > (self.limits().file_octets if number.kind == BATCH else _SMALL_OCTETS):
             return Refuse(*number[:2], True, f"{event.octets} octets are more than is taken here")
         coming = sum(other.expected_octets - other.octets for other in self._coming.values())
+        if number.kind != BATCH and self._inbox.octets() > self._context.peer.quota_octets + _ALLOWANCE_OCTETS:
+            return Refuse(*number[:2], False, "reports have to be settled here first")
         if number.kind == BATCH and event.octets - event.offset > self._room_octets() - coming:
             maillog.trouble(self._context.peer.name, f"no room for {number.file_name} of {event.octets} octets")
             return Refuse(*number[:2], False, "no room here now")
@@ -250,7 +252,13 @@ class Arrivals:
                 check_room(self._context.spool.root, self._context.site.reserve_octets)
             self._inbox.take(incoming)
             received.custody(number, identity, items, self._context.now_ms(), self._ahead_ms)
+        except PeerError as error:  # what it says of a transaction contradicts what came before
+            self._inbox.remove(number)
+            maillog.refused_file(number.file_name, peer, True, str(error))
+            return Refuse(*number[:2], True, str(error))
         except (OSError, BatchmailError) as error:
+            # A sync that failed is not tried again: what it was to write may be lost although it still reads well.
+            self._inbox.drop(incoming.path)
             maillog.refused_file(number.file_name, peer, False, str(error))
             return Refuse(*number[:2], False, "it cannot be stored here now")
         maillog.custody(number.file_name, peer, incoming.octets)
@@ -259,8 +267,10 @@ class Arrivals:
     def sync(self) -> None:
         """The call is over: partial files stay as they are, synced."""
         for incoming in self._coming.values():
-            with contextlib.suppress(OSError):  # its digest tells the next call how much of it is good
+            try:
                 incoming.sync()
+            except OSError:  # what did not reach the disk is not to be counted on, whatever the cache says
+                self._inbox.drop(incoming.path)
             incoming.close()
         self._coming.clear()
 

@@ -6,7 +6,7 @@ urgent one between frames.  Where the far side stands is known from its HELLO.
 
 import os
 
-from batchmail.core.errors import PeerError
+from batchmail.core.errors import PeerError, SpoolError
 from batchmail.core.numbered import BATCH, REPORT, Number
 from batchmail.flow.context import Context
 from batchmail.flow.seal import Sealer
@@ -80,6 +80,7 @@ class Outgoing:
         if self.stopped:
             maillog.trouble(self._context.peer.name, self.stopped)
             return
+        self._remember(hello)
         self._hello = hello
         self._room_octets = hello.limits.room_octets
         have = {stream: hello.of_stream(stream) for stream in {f.number.stream for f in self._sent.files("sealed")}}
@@ -93,6 +94,12 @@ class Outgoing:
         for file in self._sent.files("sealed"):  # what was just sealed again
             if not self._is_known(file):
                 self._enqueue(file)
+
+    def _remember(self, hello: Hello) -> None:
+        """Who it is that has what it has; a new ledger there has none of what the old one had."""
+        if self._ledger.fact("peer_memory") != hello.memory:
+            self._sent.forget_acknowledged()
+            self._ledger.set_fact("peer_memory", hello.memory)
 
     def _is_known(self, file: SentFile) -> bool:
         key = file.number[:2]
@@ -115,12 +122,17 @@ class Outgoing:
                 f"{hello.site} has another file {have.up_to} than we sealed: one of the spools is a copy or a restored"
                 f" backup; {again}"
             )
-        taken = (file.number for file in self._sent.files("custody"))
-        lost = [number.seq for number in taken if not hello.of_stream(number.stream).holds(number.seq)]
+        lost = [
+            f.number.seq
+            for f in self._sent.files("custody")
+            if not hello.of_stream(f.number.stream).holds(f.number.seq)
+        ]
+        if not lost and hello.memory == self._ledger.fact("peer_memory"):  # gone back: our reports are lost with it
+            lost = [seq for seq in self._sent.acknowledged_after(stream, have.up_to) if not have.holds(seq)]
         if lost:
             return (
-                f"{hello.site} no longer has {len(lost)} batches that it took, {lost[0]} the first: its spool was lost"
-                f" or restored; {again}; what had been delivered and not yet reported comes twice"
+                f"{hello.site} no longer has files that it took (number {lost[0]} the first): its spool was"
+                f" lost or restored; {again}; what had been delivered and not yet reported comes twice"
             )
         return ""
 
@@ -166,8 +178,11 @@ class Outgoing:
         """Seal what no report carries yet."""
         if self._hello is None:
             return
-        while (number := self._sealer.seal_report()) is not None:
-            self._enqueue_number(number)
+        try:
+            while (number := self._sealer.seal_report()) is not None:
+                self._enqueue_number(number)
+        except (OSError, SpoolError) as error:
+            self.put_off = f"no report can be sealed: {error}"
 
     def next_events(self, octets: int, frame_octets: int) -> list[Open | Data]:
         """What to send now, at most `octets` of data."""
@@ -201,7 +216,12 @@ class Outgoing:
             return
         if any(sending.file.number.kind == BATCH for sending in self._queue):
             return
-        number = self._sealer.seal_batch(hello.site, hello.limits.transaction_octets, self._room_octets)
+        try:
+            number = self._sealer.seal_batch(hello.site, hello.limits.transaction_octets, self._room_octets)
+        except (OSError, SpoolError) as error:  # this direction stops, the other may make room
+            self.put_off = f"nothing can be sealed: {error}"
+            self._look, self._room_octets = False, 0
+            return
         if number is None:
             self._look = False
             if self._sealer.has_waiting():
@@ -251,7 +271,8 @@ class Outgoing:
                 if not self._is_known(fresh):
                     self._enqueue(fresh)
         else:
-            self._room_octets = 0  # what is sealed now would only lie in the outbox
+            if file.number.kind == BATCH:
+                self._room_octets = 0  # what is sealed now would only lie in the outbox
             self._put_off(file, event.text)
 
     def _reseal(self, file: SentFile, why: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from batchmail.core import trace
 from batchmail.core.entry import Entry
 from batchmail.core.envelope import Envelope, domain_of
-from batchmail.core.errors import PeerError, SpoolError
+from batchmail.core.errors import LineError, PeerError, SpoolError
 from batchmail.core.manifest import Item
 from batchmail.core.numbered import Number
 from batchmail.core.outcome import DELAYED, FAILED, Outcome
@@ -58,7 +58,12 @@ class Replayer:
         for item, transaction in self._read(number, set(due)):
             if stopped():
                 return
-            self._replay(item, due[item.entry.id], transaction)
+            try:
+                self._replay(item, due[item.entry.id], transaction)
+            except LineError:
+                raise
+            except Exception as error:  # noqa: BLE001  one bad transaction never stops the others
+                self._put_off(item, due[item.entry.id], error)
 
     def _read(self, number: Number, wanted: set[str]) -> Iterator[tuple[Item, Transaction]]:
         """These transactions of a batch; a batch that is damaged is told about and left as it is."""
@@ -89,6 +94,12 @@ class Replayer:
         self._done += 1
         self._octets += transaction.size_octets
         self._progress(self._done, self._octets)
+
+    def _put_off(self, item: Item, due: Due, error: Exception) -> None:
+        maillog.trouble(
+            self._context.peer.name, f"{item.entry.id} cannot be replayed now: {type(error).__name__}: {error}"
+        )
+        self._received.outcomes(item.entry.id, [], next_attempt_ms(self._context.now_ms(), due.attempts))
 
     def _delivery(self, entry: Entry, recipients: list[int], transaction: Transaction) -> Delivery:
         me, now_ms = self._context.site.name, self._context.now_ms()

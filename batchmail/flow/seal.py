@@ -106,6 +106,9 @@ class Sealer:
             except SpoolError as error:
                 self._hold(waiting, str(error))
                 continue
+            except OSError as error:
+                maillog.trouble(self._context.peer.name, f"{waiting.path} cannot be read and is left out: {error}")
+                continue
             yield _Loaded(waiting, Item(entry, 0, self._context.peer.lifetime_ms), text)
 
     def _hold(self, waiting: Waiting, why: str) -> None:
@@ -177,10 +180,15 @@ class Sealer:
         try:
             if number.kind == BATCH:
                 head, items, _ = batchfile.check_batch(path)
-                self._write_batch(head.destination, *batchfile.excerpt(path, items, self._context.site.name))
+                settled = self._sent.settled_ids([item.entry.id for item in items])
+                left = [item for item in items if item.entry.id not in settled]
+                if left:
+                    self._write_batch(head.destination, *batchfile.excerpt(path, left, self._context.site.name))
             elif number.kind == REPORT:
-                rows = report.read_report(number, batchfile.unpack(path)[0])
-                self._seal_lines(self._write_lines(self._sent.reserve(REPORT, self._context.now_ms()), rows))
+                known = report.read_report(number, batchfile.unpack(path)[0])
+                rows = [row for row in known if not self._received.finished(row.id)]  # else it is reported anew anyway
+                if rows:
+                    self._seal_lines(self._write_lines(self._sent.reserve(REPORT, self._context.now_ms()), rows))
         except PeerError as error:
             maillog.trouble(self._context.peer.name, f"{path} is left as it is: {error}")
             return

@@ -72,21 +72,21 @@ class Settler:
             lines, _ = batchfile.unpack(path)
             reported = report.read_report(number, lines)
             found = self._sent.new_outcomes(reported)
-        except PeerError as error:
-            maillog.trouble(self._context.peer.name, f"{path} is not understood and set aside unread: {error}")
-            self._received.done(number)
+        except (PeerError, OSError) as error:
+            maillog.trouble(self._context.peer.name, f"{path} is damaged; it stays until it is mended: {error}")
             return
         if len(found) < len(reported):
             maillog.ignored(number.file_name, self._context.peer.name, len(reported) - len(found))
-        noticed: _Noticed = {}
-        try:
-            for batch in {place for _, place in found}:
-                noticed |= self._write_notices(batch, [row for row, place in found if place == batch])
-        except (PeerError, SpoolError, FileNotFoundError) as error:  # sealed anew just now, or damaged
-            maillog.trouble(self._context.peer.name, f"{path} cannot be settled yet: {error}")
-            return
-        self._sent.settle([row for row, _ in found], noticed, self._context.now_ms())
-        self._close(number)
+        whole = True
+        for batch in sorted({place for _, place in found}):
+            rows = [row for row, place in found if place == batch]
+            try:
+                self._sent.settle(rows, self._write_notices(batch, rows), self._context.now_ms())
+            except (PeerError, SpoolError, OSError) as error:  # sealed anew just now, or damaged
+                maillog.trouble(self._context.peer.name, f"{path}: {batch.file_name} cannot be settled yet: {error}")
+                whole = False
+        if whole:
+            self._close(number)
 
     def _write_notices(self, batch: Number, rows: list[Reported]) -> _Noticed:
         """Write what is owed for the outcomes of one batch; the originals are read from it once."""

@@ -51,6 +51,8 @@ def work_once(
             except LineError as error:
                 down = error
                 maillog.target_down(context.peer.name, str(error))
+            except Exception as error:  # noqa: BLE001  the other step goes on, and the next pass comes
+                maillog.trouble(context.peer.name, f"{type(error).__name__}: {error}")
         replayer.let_go()
         ledger.note("target_down", str(down or ""))
         return down

@@ -28,6 +28,7 @@ _MAGIC = 0x184D2A50
 _MAX_FRAME_OCTETS = 8 << 20  # the manifest, compressed
 _MAX_WINDOW_OCTETS = 8 << 20
 _CHUNK_OCTETS = 1 << 17
+_PIECE_OCTETS = 1 << 14
 CLOSING = b"QUIT\r\n"
 
 _FRAME_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -265,8 +266,9 @@ class _Frames:
     def feed(self, octets: bytes) -> None:
         self._hash(octets)
         self._offset += len(octets)
-        self._reader.receive(octets)
-        self._read()
+        for start in range(0, len(octets), _PIECE_OCTETS):  # the reader moves what it has not read yet
+            self._reader.receive(octets[start : start + _PIECE_OCTETS])
+            self._read()
 
     def end(self) -> None:
         self._reader.receive(b"")

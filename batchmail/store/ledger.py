@@ -129,8 +129,8 @@ class Ledger:
                 self.set_fact("memory", os.urandom(16).hex())
                 self.set_fact("stream", make_stream(os.urandom(10)))
                 adopt = True
-            # The file system's own number: a device's may be another after the next start.
-            place = f"{os.statvfs(self._spool.root).f_fsid} {os.stat(self._spool.root).st_ino}"
+            # No device number: it may be another after the next start.  A copy has other inodes.
+            place = " ".join(str(os.stat(f"{self._spool.root}/{name}").st_ino) for name in (".", "out", "in", "ledger"))
             if adopt:
                 self.set_fact("place", place)
             elif self.fact("place") != place:
@@ -160,6 +160,8 @@ class Ledger:
         with self.transaction():
             self.set_fact("stream", make_stream(os.urandom(10)))
             self.database.execute("DELETE FROM sent WHERE state <> 'settled'")
+            # What became of a report is not known either; an outcome that was settled already is ignored there.
+            self.database.execute("UPDATE in_rcpt SET report = NULL, acknowledged_ms = NULL")
 
     def fact(self, name: str) -> str | None:
         """A fact about the peer as a whole.
@@ -171,7 +173,7 @@ class Ledger:
         return rows[0][0] if rows else None
 
     def set_fact(self, name: str, value: str) -> None:
-        self.database.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
+        self.rows("INSERT OR REPLACE INTO fact VALUES (?, ?)", name, value)
 
     def note(self, name: str, value: str) -> None:
         """Set a fact that people are shown; costs nothing when it stands like that already."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from batchmail.core.errors import PeerError
 from batchmail.core.manifest import Item
 from batchmail.core.numbered import Number
-from batchmail.core.outcome import FINAL, Outcome
+from batchmail.core.outcome import DELAYED, FINAL, Outcome
 from batchmail.core.report import Reported
 from batchmail.store.ledger import Ledger
 
@@ -108,6 +108,11 @@ class Received:
             up_to += 1
         self._db.execute("UPDATE heard SET up_to = ? WHERE stream = ?", (up_to, stream))
 
+    def state(self, number: Number) -> str | None:
+        """custody or done; None: it is not known."""
+        rows = self._ledger.rows("SELECT state FROM received WHERE stream = ? AND seq = ?", *number[:2])
+        return rows[0][0] if rows else None
+
     def in_custody(self, kind: str) -> list[Number]:
         """The files of a kind that are not done, by number."""
         rows = self._ledger.rows(
@@ -170,9 +175,12 @@ class Received:
                 )
             recipients = self._ledger.rows("SELECT recipients FROM in_tx WHERE id = ?", identifier)[0][0]
             done = bool(len(self.finished(identifier)) == recipients)
+            # A delay without a reply: the final dot may have been heard.  The next attempt is to know that.
+            silent = any(outcome.action == DELAYED and not outcome.code for outcome in found)
             self._db.execute(
-                "UPDATE in_tx SET state = ?, attempts = attempts + 1, next_ms = ? WHERE id = ?",
-                ("done" if done else "waiting", next_ms, identifier),
+                "UPDATE in_tx SET state = CASE WHEN ?1 = 'waiting' AND state = 'dot' AND ?2 THEN 'dot' ELSE ?1 END,"
+                " attempts = attempts + 1, next_ms = ?3 WHERE id = ?4",
+                ("done" if done else "waiting", silent, next_ms, identifier),
             )
         return done
 

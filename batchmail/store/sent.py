@@ -94,6 +94,20 @@ class Sent:
     def last_seq(self, stream: str) -> int:
         return int(self._ledger.rows("SELECT COALESCE(MAX(seq), 0) FROM sent WHERE stream = ?", stream)[0][0])
 
+    def acknowledged_after(self, stream: str, seq: int) -> list[int]:
+        """The numbers behind `seq` that the far side has said it has."""
+        query = "SELECT seq FROM sent WHERE stream = ? AND seq > ? AND custody_ms IS NOT NULL ORDER BY seq"
+        return [row[0] for row in self._ledger.rows(query, stream, seq)]
+
+    def forget_acknowledged(self) -> None:
+        """The far side's ledger is a new one: what the old one had, and needs no more, is no measure of it."""
+        with self._ledger.transaction():
+            self._db.execute("UPDATE sent SET custody_ms = NULL WHERE state = 'settled'")
+
+    def settled_ids(self, ids: list[str]) -> set[str]:
+        """Those of `ids` of which nothing is left to do."""
+        return {i for i in ids if self._ledger.rows("SELECT 1 FROM out_tx WHERE id = ? AND settled_ms IS NOT NULL", i)}
+
     def count_cut(self, number: Number) -> int:
         """One more call ended between the file's last octet and its custody; returns how many did."""
         with self._ledger.transaction():
@@ -157,7 +171,9 @@ class Sent:
                 "SELECT action FROM out_rcpt WHERE id = ? AND n = ?", row.id, row.outcome.recipient
             )
             if not known or (known[0][0] not in FINAL and row.outcome.action in FINAL):
-                found.setdefault((row.id, row.outcome.recipient), (row, Number(place[0][0], place[0][1], "batch")))
+                key = (row.id, row.outcome.recipient)
+                if key not in found or found[key][0].outcome.action not in FINAL:
+                    found[key] = (row, Number(place[0][0], place[0][1], "batch"))
         return list(found.values())
 
     def settle(self, rows: list[Reported], notices: dict[tuple[str, int], str], now_ms: int) -> None:

@@ -123,7 +123,8 @@ def ignored(file_name: str, peer: str, outcomes: int) -> None:
 
 def notice(identifier: str, state: str, transaction: str, recipient: bytes, reason: bytes = b"") -> None:
     """A notification for a transaction was written (owed), handed over (sent) or refused."""
-    _write(syslog.LOG_INFO, f"{identifier}: notice {state}, for={transaction}, to={_address(recipient)}", reason=reason)
+    level = syslog.LOG_WARNING if state == "refused" else syslog.LOG_INFO  # nobody else hears of it
+    _write(level, f"{identifier}: notice {state}, for={transaction}, to={_address(recipient)}", reason=reason)
 
 
 def settled(file_name: str, peer: str) -> None:

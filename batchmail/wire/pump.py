@@ -65,7 +65,8 @@ class Pump:
     def finish(self, timeout_s: float) -> None:
         """Write what is left, as far as it goes in that time, and close the stream."""
         self._out.put(None)
-        self._threads[1].join(timeout_s)
+        if self._threads[1].is_alive():  # it has not begun when the call failed before its first word
+            self._threads[1].join(timeout_s)
         self._stream.close()
 
     def _read(self) -> None:

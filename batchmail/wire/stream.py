@@ -75,6 +75,9 @@ class PipeStream:
             raise LineError(f"the pipe broke: {error}") from None
 
     def close(self) -> None:
+        # Another thread may still wait in a read or write: were the numbers free, it would go on in another file.
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for fd in {self._read_fd, self._write_fd}:
             with contextlib.suppress(OSError):
-                os.close(fd)
+                os.dup2(null, fd)
+        os.close(null)

@@ -113,7 +113,7 @@ def control(target: Exim | Postfix, port: int, contents: Sequence[bytes]) -> lis
             client.mail(CONTROL.decode(), ["BODY=8BITMIME"])
             client.rcpt(f"u@{DOMAIN}")
             assert client.data(line + content)[0] == 250
-    return below_ours(target.wait_for(2 * len(contents)), CONTROL_HOST)
+    return below_ours(target.wait_for(2 * len(contents), 60 + len(contents) / 10), CONTROL_HOST)
 
 
 def submit(port: int, contents: Iterator[bytes] | Sequence[bytes]) -> int:
@@ -162,7 +162,7 @@ def test_exim_to_postfix(
     taken = submit(upstream.port, messages(corpus))
     _wait_for_pipe(sites, taken, upstream)
     sites.away.call("mx")
-    through = below_ours(target.wait_for(taken))
+    through = below_ours(target.wait_for(taken, 60 + taken / 10))
     assert {d.recipients for d in target.messages()} == {(b"u%d@%s" % (n, DOMAIN.encode()),) for n in range(taken)}
     assert through == control(target, target.strangers_port, sites.contents())
 
@@ -181,7 +181,7 @@ def test_postfix_to_exim(
     taken = submit(upstream.strangers_port, messages(corpus))
     _wait_for_pipe(sites, taken, upstream)
     sites.away.call("mx")
-    through = below_ours(target.wait_for(taken))
+    through = below_ours(target.wait_for(taken, 60 + taken / 10))
     assert through == control(target, target.port, sites.contents())
 
 
@@ -198,6 +198,6 @@ def test_dovecot_by_lmtp(
 
 def _wait_for_pipe(sites: Fixture, count: int, upstream: Exim | Postfix) -> None:
     try:
-        wait_until(lambda: len(os.listdir(sites.piped)) >= count, f"{count} messages in the pipe", 40)
+        wait_until(lambda: len(os.listdir(sites.piped)) >= count, f"{count} messages in the pipe", 40 + count / 5)
     except TimeoutError as error:
         raise TimeoutError(f"{error}; there are {len(os.listdir(sites.piped))}; {upstream.log()[-3000:]}") from None

@@ -377,7 +377,7 @@ def test_the_peer_takes_leave_with_an_error(mx: Mailbox) -> None:
         stranger.say(Bye("error", "\x1b[2Jyour batch makes me ill"))
 
     result = meet(mx, behave)
-    assert isinstance(result.error, LineError)
+    assert isinstance(result.error, PeerError)
     assert r"\x1b[2Jyour batch makes me ill" in str(result.error)
 
 
@@ -607,7 +607,9 @@ def test_our_ledger_went_back(pair: Pair, tmp_path: object) -> None:
     pair.mx.accept(*messages(2))
     ok(pair.call())
     copy_ledger(pair.mx, f"{tmp_path}/old", back=True)
-    other_direction_goes_on(pair, "this spool has gone back", pair.mx, pair.home)
+    caller, answerer = pair.call()
+    assert "this spool has gone back" in str(answerer.error)
+    assert "no longer has files that it took" in str(caller.error), "its reports are lost with the ledger that had them"
 
 
 def test_our_ledger_went_back_and_on_another_way(pair: Pair, tmp_path: object) -> None:
@@ -626,7 +628,7 @@ def test_the_far_spool_was_lost(pair: Pair, tmp_path: object) -> None:
     ok(pair._replace(home=pair.home._replace(context=away)).call())
     assert len(pair.mx.outbox()) == 1
     lost = make_site(f"{tmp_path}/lost", "home.example", "mx")
-    other_direction_goes_on(pair._replace(home=lost), "no longer has 1 batches", pair.mx, lost)
+    other_direction_goes_on(pair._replace(home=lost), "no longer has files that it took", pair.mx, lost)
     assert len(pair.mx.outbox()) == 1
 
 
