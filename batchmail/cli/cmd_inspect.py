@@ -15,9 +15,9 @@ from batchmail.cli.tables import (
     count_text,
     end_with_reader,
     field_lines,
+    json_text,
     print_json,
 )
-from batchmail.core import jsontext
 from batchmail.core.envelope import Envelope
 from batchmail.core.errors import PeerError, SpoolError
 from batchmail.core.manifest import Item
@@ -99,10 +99,10 @@ def _print_json(found: Inspected, shown: list[tuple[Item, Envelope | None]]) -> 
         entry = item.entry
         value = {
             "id": entry.id,
-            "arrival": entry.arrival_ms,
-            "lifetime": item.lifetime_ms,
+            "arrival_ms": entry.arrival_ms,
+            "lifetime_ms": item.lifetime_ms,
             "octets": entry.size_octets,
             "recipients": entry.recipients,
             "sha256": entry.sha256,
         }
-        print_json(value | ({"sender": jsontext.octets(envelope.sender)} if envelope else {}))
+        print_json(value | ({"sender": json_text(envelope.sender)} if envelope else {}))

@@ -12,12 +12,14 @@ from batchmail.cli.tables import (
     address_text,
     age_text,
     end_with_reader,
+    json_text,
     line_width,
     print_json,
     shorten,
 )
-from batchmail.core import jsontext
-from batchmail.flow.overview import Row, list_queue
+from batchmail.core.settings import Peer, Site
+from batchmail.flow.overview import Row, list_queue, look_at
+from batchmail.store.spool import Spool
 
 _LIMIT = 1000
 
@@ -44,8 +46,16 @@ def command(config_file: str | None, peer: str | None, limit: int, as_json: bool
     if next(rows, None) is not None:
         click.echo(f"{limit} are shown, there are more: --limit 0 lists all, batchmail status counts them", err=True)
     elif not as_json and not show.count:
-        click.echo("Nothing is on its way.")
+        click.echo(f"Nothing is on its way{_to_be_replayed(site, spool, peers)}.")
     return 0
+
+
+def _to_be_replayed(site: Site, spool: Spool, peers: list[Peer]) -> str:
+    """What came from the peers and waits here; it is not on its way, and is yet what one may look for."""
+    counts = ((peer.name, look_at(start.context(site, spool, peer)).replay) for peer in peers)
+    return "".join(
+        f"; {count} from {name} {'is' if count == 1 else 'are'} to be replayed" for name, count in counts if count
+    )
 
 
 class _JsonRows:
@@ -57,10 +67,10 @@ class _JsonRows:
             "peer": row.peer,
             "id": row.id,
             "state": row.state,
-            "arrival": row.arrival_ms,
+            "arrival_ms": row.arrival_ms,
             "octets": row.size_octets,
-            "sender": jsontext.octets(row.envelope.sender),
-            "recipients": [jsontext.octets(recipient.address) for recipient in row.envelope.recipients],
+            "sender": json_text(row.envelope.sender),
+            "recipients": [json_text(recipient.address) for recipient in row.envelope.recipients],
         }
         print_json(value | ({"batch": row.batch} if row.batch else {}))
 

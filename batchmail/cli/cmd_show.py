@@ -7,11 +7,10 @@ from email.utils import formatdate
 import click
 
 from batchmail.cli import start
-from batchmail.cli.tables import address_text, age_text, end_with_reader, field_lines, print_json
-from batchmail.core import jsontext
+from batchmail.cli.tables import address_text, age_text, end_with_reader, field_lines, json_text, print_json
 from batchmail.core.entry import Entry
 from batchmail.core.envelope import Parameters
-from batchmail.core.errors import BatchmailError, UsageError
+from batchmail.core.errors import BatchmailError, Permanent, UsageError
 from batchmail.core.names import is_id
 from batchmail.flow.context import Context
 from batchmail.flow.overview import Record, find
@@ -29,7 +28,8 @@ def command(config_file: str | None, identifier: str, peer: str | None, as_text:
     """Show envelope, state, outcomes and notices of the transaction ID, which stands in logs, replies and Received:.
 
     Found are transactions on their way to a peer, those of a peer that are to be replayed, and finished ones as long
-    as they are remembered; the ID of a notice finds the transaction that it tells of.
+    as they are remembered; the ID of a notice finds the transaction that it tells of. When all of its batch is
+    settled, text and addresses are not kept: recipients are numbers then, and the mail log has the addresses.
     """
     wanted = identifier.upper()
     if not is_id(wanted):
@@ -66,7 +66,7 @@ def _look_everywhere(contexts: list[Context], identifier: str) -> Record:
 
 def _print_text(record: Record) -> None:
     if record.text is None:
-        raise UsageError(f"{record.id} is {record.state}: its text is not here any more")
+        raise Permanent(f"{record.id} is {record.state}: its text is not here any more")
     for octets in record.text():
         sys.stdout.buffer.write(octets)
     sys.stdout.buffer.flush()
@@ -128,7 +128,7 @@ def _envelope_lines(record: Record) -> Iterator[str]:
     outcomes = {told.outcome.recipient: told for told in record.outcomes}
     yield ""
     if record.envelope is None:
-        yield "Its text is not here any more; recipients by number, from 1:"
+        yield "Its text is not here any more, nor are its addresses: the mail log has them; recipients by number:"
         for number in range(len(outcomes)):
             yield f"  {number + 1}"
             yield from _outcome_lines(outcomes.get(number))
@@ -174,39 +174,41 @@ def _json(record: Record) -> dict[str, object]:
         if part:
             value |= _json_values(part)
     if record.envelope:
-        value["sender"] = jsontext.octets(record.envelope.sender)
+        value["sender"] = json_text(record.envelope.sender)
         value["parameters"] = _json_parameters(record.envelope.parameters)
         value["to"] = [
-            {"address": jsontext.octets(one.address), "parameters": _json_parameters(one.parameters)}
+            {"address": json_text(one.address), "parameters": _json_parameters(one.parameters)}
             for one in record.envelope.recipients
         ]
     value["outcomes"] = [_json_outcome(told) for told in record.outcomes]
-    value["notices"] = [{"id": one.id, "state": one.state, "made": one.made_ms} for one in record.notices]
+    value["notices"] = [{"id": one.id, "state": one.state, "made_ms": one.made_ms} for one in record.notices]
     return value | {"state": record.state}
 
 
 def _json_values(part: Entry | SentTransaction | ReceivedTransaction) -> dict[str, object]:
-    value: dict[str, object] = {key: found for key, found in part._asdict().items() if found is not None}
+    value: dict[str, object] = {
+        key: found for key, found in part._asdict().items() if found is not None and key != "number"
+    }
     if isinstance(part, Entry):
         # JSON integers are never negative in batchmail: as in the manifest, 9 is the normal priority.
-        client = {key: jsontext.octets(octets) for key, octets in part.client._asdict().items() if octets}
+        client = {key: json_text(octets) for key, octets in part.client._asdict().items() if octets}
         return value | {"priority": part.priority + 9, "client": client}
-    return value | {"number": part.number.file_name}
+    return value | {"batch": part.number.file_name}
 
 
 def _json_parameters(parameters: Parameters) -> list[str]:
-    return [jsontext.octets(bytes(parameter)) for parameter in parameters]
+    return [json_text(bytes(parameter)) for parameter in parameters]
 
 
 def _json_outcome(told: Told) -> dict[str, object]:
     outcome = told.outcome
     return {
-        "recipient": outcome.recipient,
+        "recipient": outcome.recipient + 1,
         "action": outcome.action,
         "code": outcome.code,
         "status": outcome.status,
-        "text": jsontext.octets(outcome.text),
-        "mta": jsontext.octets(outcome.mta),
-        "time": outcome.time_ms,
+        "text": json_text(outcome.text),
+        "mta": json_text(outcome.mta),
+        "time_ms": outcome.time_ms,
         "in": told.where,
     }

@@ -1,7 +1,7 @@
 """What the commands for people print: tables that fit the terminal, ages and sizes, JSON lines.
 
 In a pipe nothing is shortened.  Values of the mail side are made printable
-for the terminal, and stand in JSON as xtext like everywhere in batchmail.
+for the terminal; in JSON they stand as they are, octets above 127 as \\xNN.
 """
 
 import io
@@ -84,6 +84,11 @@ def count_text(number: int, noun: str) -> str:
 def print_json(value: dict[str, Any]) -> None:
     """One object, on one line."""
     click.echo(jsontext.write(value).decode(), nl=False)
+
+
+def json_text(value: bytes) -> str:
+    """Octets of the mail side as JSON's text, which escapes its control characters itself."""
+    return value.decode("ascii", "backslashreplace")
 
 
 def field_lines(fields: Iterable[tuple[str, str]]) -> Iterator[str]:

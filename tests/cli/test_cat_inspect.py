@@ -88,8 +88,8 @@ def test_what_is_no_batch(tmp_path, sealed):
     foreign.write_text("not a batch\n")
     for command in ("cat", "inspect"):
         done = run(command, foreign)
-        assert (done.returncode, done.stdout) == (75, b"")
-        assert b"damaged" in done.stderr
+        assert (done.returncode, done.stdout) == (65, b"")
+        assert b"is not a batch" in done.stderr
         done = mx.run(command, "0000000000000000.1.batch")
         assert done.returncode == 64
         assert b"is not in" in done.stderr

@@ -83,3 +83,20 @@ def test_without_a_spool_it_says_what_to_do(tmp_path):
     assert done.returncode == 75
     assert b"run batchmail setup" in done.stderr
     assert not os.path.exists(f"{tmp_path}/none")
+
+
+def test_what_came_and_waits_here_is_told(tmp_path):
+    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
+    home.configure(target=DOWN)
+    mx.pipe(TWO)
+    home.run("call", "mx")
+    assert home.lines("queue") == ["Nothing is on its way; 2 from mx are to be replayed."]
+
+
+def test_json_has_addresses_as_they_are(mx):
+    mx.pipe(b"Subject: x\n\n", "-f", "a+b=c@example.com", "--", "r+x@home.example")
+    [row] = mx.json("queue")
+    assert (row["sender"], row["recipients"]) == ("a+b=c@example.com", ["r+x@home.example"])
+    assert row["arrival_ms"] > 0
+    [shown] = mx.json("show", row["id"])
+    assert (shown["sender"], shown["to"][0]["address"]) == ("a+b=c@example.com", "r+x@home.example")

@@ -54,7 +54,8 @@ def test_outcomes_and_notice_on_both_sides(tmp_path, refusing):
     [settled] = mx.json("show", one)
     assert settled["state"] == "settled"
     outcomes = [(o["recipient"], o["action"], o["code"], o["status"]) for o in settled["outcomes"]]
-    assert outcomes == [(0, "passed", 250, "2.0.0"), (1, "failed", 550, "5.1.1")]
+    assert outcomes == [(1, "passed", 250, "2.0.0"), (2, "failed", 550, "5.1.1")]
+    assert settled["outcomes"][1]["text"] == "no dave"
     [notice] = settled["notices"]
     assert notice["state"] == "sent"
     assert settled["outcomes"][1]["in"] == notice["id"]
@@ -71,6 +72,18 @@ def test_outcomes_and_notice_on_both_sides(tmp_path, refusing):
     assert here["to"] == [{"address": "bob@home.example", "parameters": []}]
     assert home.run("show", two, "--text").stdout.endswith(b"\r\n..dot\r\n.\r\n")
     assert home.json("show", one)[0]["state"] == "replayed"
+
+
+def test_text_and_addresses_go_with_the_batch(tmp_path):
+    mx, home = a_pair(tmp_path)
+    mx.pipe(TWO)
+    one = mx.json("queue")[0]["id"]
+    for _ in range(2):
+        assert home.run("call", "mx").returncode == 0
+    done = mx.run("show", one, "--text")
+    assert done.returncode == 69
+    assert f"{one} is settled: its text is not here any more".encode() in done.stderr
+    assert any("nor are its addresses" in line for line in mx.lines("show", one))
 
 
 def test_what_is_not_there_or_no_id(tmp_path):
