@@ -80,7 +80,7 @@ def _check_way(root: str) -> None:
         path = os.path.join(path, name)
         if os.path.isdir(path) and not os.access(path, os.X_OK):
             me = spools.user_name(os.geteuid())
-            raise SpoolError(f"{me} cannot reach the spool {root}: let {me} enter {path}, as by chmod o+x {path}")
+            raise SpoolError(f"{me} cannot reach the spool {root}: if {me} is its owner, chmod o+x {path}")
 
 
 def owner_of(site: Site) -> tuple[int, int]:

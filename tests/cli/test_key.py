@@ -119,6 +119,11 @@ def test_root_makes_it_for_the_owner_of_the_spool(open_path, server):
     assert f"{account.pw_name} {open_path}/etc/known_hosts".encode() in done.stderr
     assert run("-c", config, "key", "mx", "--add").returncode == 0
     assert os.stat(f"{open_path}/etc/known_hosts").st_uid == account.pw_uid
+    os.chown(f"{open_path}/etc/id_ed25519", 0, 0)
+    assert run("-c", config, "setup").returncode == 0
+    said = run("-c", config, "check").stdout
+    assert f"chown {account.pw_name} {open_path}/etc/id_ed25519".encode() in said
+    assert b"makes one" not in said
     os.chmod(f"{open_path}/etc", 0o700)
     done = run("-c", config, "key", "mx")
     assert done.returncode == 78
