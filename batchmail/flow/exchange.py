@@ -339,7 +339,7 @@ class Call:
             return False
         waiting_s = time.monotonic() - self._last_custody_s
         if self._worker.is_idle or waiting_s > self._context.peer.report_wait_s:
-            return not self._unreported.has_unreported() or bool(self._outgoing.stopped)
+            return not self._unreported.has_unreported() or bool(self._outgoing.stopped or self._outgoing.put_off)
         return False
 
     def _finish_if_done(self) -> None:

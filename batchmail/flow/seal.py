@@ -45,6 +45,7 @@ class Sealer:
         self._outbox = Outbox(context.spool, context.peer.name)
         self._sent = Sent(ledger)
         self._received = Received(ledger)
+        self._unreadable: set[str] = set()  # in this call; the disk may be better in the next
 
     def has_waiting(self) -> bool:
         return not self._room.is_empty()
@@ -68,7 +69,11 @@ class Sealer:
         """Most urgent and oldest first, small first within what was looked at; leftovers are removed."""
         most = min(self._context.peer.batch_octets, manifest.MAX_TEXT_OCTETS - manifest.MAX_BETWEEN_OCTETS, room_octets)
         fresh = sorted(
-            (waiting for waiting in self._look(largest_octets) if waiting.text_octets <= room_octets),
+            (
+                waiting
+                for waiting in self._look(largest_octets)
+                if waiting.text_octets <= room_octets and waiting.id not in self._unreadable
+            ),
             key=lambda waiting: (waiting.urgency, waiting.text_octets > most, waiting.id),
         )
         chosen: list[Waiting] = []
@@ -108,6 +113,7 @@ class Sealer:
                 continue
             except OSError as error:
                 maillog.trouble(self._context.peer.name, f"{waiting.path} cannot be read and is left out: {error}")
+                self._unreadable.add(waiting.id)
                 continue
             yield _Loaded(waiting, Item(entry, 0, self._context.peer.lifetime_ms), text)
 
