@@ -16,6 +16,7 @@ from batchmail.core.names import SEQ_MAX, is_id, is_site, is_stream
 
 VERSION = 1
 MAX_TRANSACTIONS = 10_000
+MAX_RECIPIENTS_IN_ALL = 100_000  # each costs its reader a row; a few octets of text can name many
 MAX_TEXT_OCTETS = 16 << 20  # of a batch with more than one transaction
 MAX_MANIFEST_OCTETS = 16 << 20
 MAX_BETWEEN_OCTETS = 64 << 10  # of the text that is in no transaction: EHLO, QUIT, what a later writer may add
@@ -163,6 +164,8 @@ def read(lines: Iterable[bytes]) -> tuple[Head, list[Item]]:
         raise PeerError("manifest: fewer transactions than counted, or they exceed the text")
     if head.text_octets - sum(item.entry.text_octets for item in items) > MAX_BETWEEN_OCTETS:
         raise PeerError("manifest: it declares more text than its transactions have")
+    if sum(item.entry.recipients for item in items) > MAX_RECIPIENTS_IN_ALL:
+        raise PeerError(f"manifest: more than {MAX_RECIPIENTS_IN_ALL} recipients in one batch")
     if len({item.entry.id for item in items}) != len(items):
         raise PeerError("manifest: an ID stands twice")
     return head, items

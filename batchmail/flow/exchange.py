@@ -92,9 +92,10 @@ class Call:
         options: Options,
         progress: Callable[[Totals], None],
         replayed: Callable[[int, int], None],
+        complain: Callable[[str], None] = lambda _text: None,
     ):
         self._context, self._line, self._role, self._options = context, line, role, options
-        self._progress = progress
+        self._progress, self._complain = progress, complain
         self._queue: queue.SimpleQueue[Octets | Ended | Drained | Answer | _Word] = queue.SimpleQueue()
         self._ledger: Ledger = context.open_ledger()
         self._sealer = Sealer(context, self._ledger)
@@ -276,6 +277,8 @@ class Call:
         self._outgoing.greet(hello)
         self._ledger.note("contact_ms", str(self._context.now_ms()))
         self._ledger.note("stopped", self._outgoing.stopped)
+        if self._outgoing.stopped:
+            self._complain(self._outgoing.stopped)
 
     # -- what goes ----------------------------------------------------------------------------------------------
 

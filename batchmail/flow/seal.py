@@ -103,6 +103,8 @@ class Sealer:
                 return fresh
 
     def _load(self, chosen: list[Waiting]) -> Iterator[_Loaded]:
+        """As many of them as one batch may hold by their recipients; what is left waits for the next."""
+        recipients = 0
         for waiting in chosen:
             try:
                 entry, text = read_entry(waiting)
@@ -115,6 +117,9 @@ class Sealer:
                 maillog.trouble(self._context.peer.name, f"{waiting.path} cannot be read and is left out: {error}")
                 self._unreadable.add(waiting.id)
                 continue
+            recipients += entry.recipients
+            if recipients > manifest.MAX_RECIPIENTS_IN_ALL:
+                return
             yield _Loaded(waiting, Item(entry, 0, self._context.peer.lifetime_ms), text)
 
     def _hold(self, waiting: Waiting, why: str) -> None:

@@ -120,6 +120,13 @@ def test_one_large_transaction_may_exceed_what_several_may_not() -> None:
         manifest.read(lines(head._replace(transactions=2, text_octets=size + 123), two))
 
 
+def test_recipients_in_all_are_bounded() -> None:
+    items = [Item(entry(IDS[0][:-2] + f"{n:02}", recipients=10_000), n * 100, 1) for n in range(11)]
+    assert len(manifest.read(lines(HEAD._replace(transactions=10, text_octets=1000), items[:10]))[1]) == 10
+    with pytest.raises(PeerError, match="more than 100000 recipients"):
+        manifest.read(lines(HEAD._replace(transactions=11, text_octets=1100), items))
+
+
 def test_a_later_version_says_what_to_do() -> None:
     rows = lines()
     with pytest.raises(PeerError, match="install a newer batchmail here"):
