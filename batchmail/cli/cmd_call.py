@@ -9,6 +9,7 @@ import click
 from batchmail.cli import start
 from batchmail.cli.config import find_peer
 from batchmail.cli.progress import ProgressLine, octets_text
+from batchmail.cli.tables import count_text
 from batchmail.core.errors import BatchmailError, ConfigError, LineError, SpoolError, UsageError
 from batchmail.core.settings import Peer
 from batchmail.flow.context import Context
@@ -37,8 +38,18 @@ _RECONNECT_S = (5, 10, 30, 60, 120, 300)
     "--stay", is_flag=True, help="Keep the call open; new mail goes at once. Calls again when the line is cut."
 )
 @click.option("--only-if-waiting", is_flag=True, help="Call only peers for whom something waits.")
-@click.option("--max-time", type=float, metavar="SECONDS", help="End the call after this time; the rest resumes later.")
-@click.option("--max-bytes", type=int, metavar="OCTETS", help="End the call after so much was sent and received.")
+@click.option(
+    "--max-time",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="End the call after this time; the rest resumes later.",
+)
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(min=0),
+    metavar="OCTETS",
+    help="End the call after so much was sent and received.",
+)
 @click.option(
     "-v", "--verbose", is_flag=True, help="Say what happened without a terminal too, such as that there was no line."
 )
@@ -101,8 +112,8 @@ def _say_what_waits(context: Context) -> None:
     room = WaitingRoom(context.spool, context.peer.name)
     sizes = [waiting.text_octets for waiting in room.scan()]
     click.echo(
-        f"{context.peer.name}: {len(sizes)} transactions of {octets_text(sum(sizes))} wait,"
-        f" {len(sealed)} files of {octets_text(sum(file.octets for file in sealed))} are sealed"
+        f"{context.peer.name}: waiting {count_text(len(sizes), 'transaction')} ({octets_text(sum(sizes))} octets),"
+        f" sealed {count_text(len(sealed), 'file')} ({octets_text(sum(file.octets for file in sealed))} octets)"
     )
 
 
@@ -199,7 +210,7 @@ def _summarize(peer: Peer, totals: Totals, text: str) -> None:
     if not sys.stdout.isatty() and not (totals.files_sent or totals.files_received):
         return
     click.echo(
-        f"{peer.name}: sent {totals.transactions_sent} transactions, {octets_text(totals.sent_octets)};"
-        f" received {totals.files_received} files, {octets_text(totals.received_octets)};"
-        f" {totals.seconds:.1f} s{'; ' + text if text else ''}"
+        f"{peer.name}: sent {count_text(totals.transactions_sent, 'transaction')}"
+        f" ({octets_text(totals.sent_octets)} octets), received {count_text(totals.files_received, 'file')}"
+        f" ({octets_text(totals.received_octets)} octets), {totals.seconds:.1f} s{'; ' + text if text else ''}"
     )
