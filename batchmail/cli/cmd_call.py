@@ -146,8 +146,6 @@ def _call(context: Context, options: Options, told: bool) -> int:
         if result.error:
             return _explain(peer, result.error, stream, told)
         _summarize(peer, result.totals, result.text)
-        if said := getattr(stream, "diagnostics", lambda: "")().strip():
-            click.echo(f"{peer.name}: the call is done, but the other side says: {said}", err=True)
         return 0
     except BatchmailError as error:
         _note(context, error, None)

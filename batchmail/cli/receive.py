@@ -71,7 +71,7 @@ def _answer(peer_name: str, config_file: str | None) -> int:
     context = start.context(site, spool, peer)
     line = _take_line(context)
     stream = PipeStream(0, 1)
-    call = Call(context, stream, line, ANSWERER, Options(), _nothing, _nothing, _complain)
+    call = Call(context, stream, line, ANSWERER, Options(), _nothing, _nothing)
     result = call.run()
     line.close()
     _note(context, result)
@@ -82,11 +82,6 @@ def _answer(peer_name: str, config_file: str | None) -> int:
 
 def _nothing(*_: object) -> None:
     """Who watches progress is at the other end."""
-
-
-def _complain(text: str) -> None:
-    """At once, so that it crosses while the call goes on: the caller's operator should hear of it too."""
-    print(f"batchmail-receive: {text}", file=sys.stderr, flush=True)
 
 
 def _take_line(context: Context) -> Line:

@@ -92,10 +92,9 @@ class Call:
         options: Options,
         progress: Callable[[Totals], None],
         replayed: Callable[[int, int], None],
-        complain: Callable[[str], None] = lambda _text: None,
     ):
         self._context, self._line, self._role, self._options = context, line, role, options
-        self._progress, self._complain = progress, complain
+        self._progress = progress
         self._queue: queue.SimpleQueue[Octets | Ended | Drained | Answer | _Word] = queue.SimpleQueue()
         self._ledger: Ledger = context.open_ledger()
         self._sealer = Sealer(context, self._ledger)
@@ -119,6 +118,7 @@ class Call:
         """Hold the call to its end, whatever it is.  What goes wrong is in the result, and what we have is kept."""
         error: BatchmailError | None = None
         cut = True
+        patient = self._role == CALLER and not self._options.stay  # what has come is replayed here before we go
         try:
             self._open()
             while not self._over:
@@ -131,13 +131,14 @@ class Call:
             error = problem
             self._say_goodbye(problem)
         except SystemExit:  # a signal
+            patient = False
             self._say_goodbye(Temporary("this side was told to stop"))
             raise
         except OSError as problem:
             error = Temporary(f"the spool cannot be used: {problem}")
             self._say_goodbye(error)
         finally:
-            self._close(cut)
+            self._close(cut, patient)
         totals = self._totals()
         maillog.call_ended(
             self._context.peer.name,
@@ -178,7 +179,7 @@ class Call:
         with contextlib.suppress(ValueError):
             self._send(Bye("error" if isinstance(problem, PeerError) else "later", str(problem)))
 
-    def _close(self, cut: bool) -> None:
+    def _close(self, cut: bool, patient: bool) -> None:
         """Partial files first, then the line is free for a newer call; what still works here needs neither."""
         self._over = True
         self._pump.finish(_CLOSE_S)
@@ -186,7 +187,7 @@ class Call:
         self._outgoing.close(cut)
         self._line.close()
         try:
-            self._worker.stop(wait=self._role == CALLER and not cut)
+            self._worker.stop(wait=patient)
         finally:  # also when a signal ends the waiting: the transaction at hand is not left between dot and reply
             self._worker.stop(wait=False)
             self._arrivals.close()
@@ -277,8 +278,6 @@ class Call:
         self._outgoing.greet(hello)
         self._ledger.note("contact_ms", str(self._context.now_ms()))
         self._ledger.note("stopped", self._outgoing.stopped)
-        if self._outgoing.stopped:
-            self._complain(self._outgoing.stopped)
 
     # -- what goes ----------------------------------------------------------------------------------------------
 

@@ -1,8 +1,6 @@
 """Calls through a real sshd: what crosses, what a cut costs, who takes over."""
 
-import contextlib
 import os
-import sqlite3
 import subprocess
 import time
 from base64 import b64encode
@@ -127,15 +125,3 @@ def test_a_call_that_is_kept_open_carries_new_mail_at_once_and_ends_when_told(
         assert standing.wait(20) == 75
     finally:
         standing.kill()
-
-
-def test_the_caller_hears_why_the_other_side_sends_nothing(open_path: str, installed: Installed, sshd: Sshd) -> None:
-    holding, away = pair(open_path, installed, sshd)
-    away.call("mx")
-    ledger = os.path.join(holding.spool, "ledger", "home")
-    with contextlib.closing(sqlite3.connect(ledger, isolation_level=None)) as database:  # as if it had sent more before
-        database.execute("INSERT INTO sent VALUES (1, (SELECT value FROM fact WHERE name = 'stream'),"
-                         " 'void', '', 0, 'settled', 0, 1, 1)")  # fmt: skip
-    done = away.call("mx")
-    assert "the other side says" in done.stderr
-    assert "batchmail setup --adopt home" in done.stderr
