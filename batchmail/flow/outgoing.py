@@ -282,7 +282,9 @@ class Outgoing:
         except PeerError as error:
             self._sent.count_cut(file.number)
             self._refused.add(file.number[:2])
-            self.damaged = f"{error}; its mail stays there until it is mended or removed"
+            path = self._outbox.path(file.number)
+            how = str(error).removeprefix(f"{path} is damaged: ")
+            self.damaged = f"{path} is damaged: {how}; its mail stays there until it is mended or removed"
 
     def _put_off(self, file: SentFile, why: str) -> None:
         self._refused.add(file.number[:2])
