@@ -56,10 +56,8 @@ class Arrivals:
 
     def recover(self) -> None:
         """After a crash: rows for files that lie in the inbox, and no files that are done."""
-        for (
-            number
-        ) in self._inbox.numbers():  # each row is asked for after its file was seen: an older call may be at it
-            state = self._received.state(number)
+        for number in self._inbox.numbers():
+            state = self._received.state(number)  # asked for after its file was seen: an older call may be at it
             if state is None:
                 self._take_again(number)
             elif state == "done":

@@ -83,15 +83,17 @@ class Outgoing:
         self._remember(hello)
         self._hello = hello
         self._room_octets = hello.limits.room_octets
-        have = {stream: hello.of_stream(stream) for stream in {f.number.stream for f in self._sent.files("sealed")}}
         for file in self._sent.files("sealed"):
-            if have[file.number.stream].holds(file.number.seq):
+            if hello.of_stream(file.number.stream).holds(file.number.seq):
                 self._take_custody(file)
             elif file.cuts >= _CUTS_TO_REFUSAL and file.number.kind == BATCH:
                 self._reseal(file, f"{file.cuts} calls ended while the peer was checking it")
             else:
                 self._enqueue(file)
-        for file in self._sent.files("sealed"):  # what was just sealed again
+        self._enqueue_resealed()
+
+    def _enqueue_resealed(self) -> None:
+        for file in self._sent.files("sealed"):
             if not self._is_known(file):
                 self._enqueue(file)
 
@@ -267,9 +269,7 @@ class Outgoing:
         maillog.refused_file(file.number.file_name, self._context.peer.name, event.for_good, event.text)
         if event.for_good and file.number.kind == BATCH:
             self._reseal(file, event.text)
-            for fresh in self._sent.files("sealed"):
-                if not self._is_known(fresh):
-                    self._enqueue(fresh)
+            self._enqueue_resealed()
         else:
             if file.number.kind == BATCH:
                 self._room_octets = 0  # what is sealed now would only lie in the outbox

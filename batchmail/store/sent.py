@@ -14,8 +14,6 @@ from batchmail.core.outcome import FINAL, Outcome
 from batchmail.core.report import Reported
 from batchmail.store.ledger import Ledger
 
-_OUTCOME = "n, action, code, status, text, mta, time_ms"
-
 
 class SentFile(NamedTuple):
     """A numbered file of ours, as the ledger knows it."""
@@ -106,7 +104,7 @@ class Sent:
 
     def settled_ids(self, ids: list[str]) -> set[str]:
         """Those of `ids` of which nothing is left to do."""
-        return {i for i in ids if self._ledger.rows("SELECT 1 FROM out_tx WHERE id = ? AND settled_ms IS NOT NULL", i)}
+        return self._known(ids, "settled_ms IS NOT NULL")
 
     def count_cut(self, number: Number) -> int:
         """One more call ended between the file's last octet and its custody; returns how many did."""
@@ -144,11 +142,15 @@ class Sent:
 
     def sealed_ids(self, ids: list[str]) -> set[str]:
         """Those of `ids` that are in a batch already, or were."""
+        return self._known(ids, "1")
+
+    def _known(self, ids: list[str], condition: str) -> set[str]:
         known: set[str] = set()
         for start in range(0, len(ids), 500):
             part = ids[start : start + 500]
             marks = ",".join("?" * len(part))
-            known.update(r[0] for r in self._ledger.rows(f"SELECT id FROM out_tx WHERE id IN ({marks})", *part))  # noqa: S608
+            query = f"SELECT id FROM out_tx WHERE id IN ({marks}) AND {condition}"  # noqa: S608
+            known.update(row[0] for row in self._ledger.rows(query, *part))
         return known
 
     def forget(self, ids: Iterable[str]) -> None:

@@ -5,8 +5,8 @@
     SPOOL/tmp/               drafts
     SPOOL/doors/NAME         for each name that a door may be given: the peer and its limits
     SPOOL/lock/              locks and bells, a pair for each peer and step
-    SPOOL/out/PEER/...       store.waiting, store.outbox
-    SPOOL/in/PEER/...        store.inbox
+    SPOOL/out/PEER/...       store.waiting, store.boxes
+    SPOOL/in/PEER/...        store.boxes, store.notices
     SPOOL/ledger/PEER        store.ledger
 
 One user owns everything.  Not here: what the configuration says (`cli.config`).

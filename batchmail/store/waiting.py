@@ -3,7 +3,7 @@
     tmp  waiting  outbox manifest   the transaction is          after a crash
      +      -            -          being written by a door     the sweep removes the draft
      ?      +            -          accepted                    (nothing to do)
-     -      +            +          sealed                      `claim` finds the leftover and removes it
+     -      +            +          sealed                      the next sealing finds the leftover, removes it
      -      -            +          sealed                      (nothing to do)
 
 PRIORITY is two digits, 00 the most urgent; BUCKET the first characters of the
