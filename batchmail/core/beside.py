@@ -6,21 +6,11 @@ out here (RFC 3461 §5.2.2; design: "DSN data beside the text lose SUCCESS").
 What cannot be used is listed, not raised: senders choose these values.
 """
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
-
 from batchmail.core import xtext
-from batchmail.core.envelope import (
-    CommandError,
-    Envelope,
-    Parameter,
-    Parameters,
-    Recipient,
-    find,
-    parse_mail_parameter,
-    parse_rcpt_parameter,
-    split_command,
-)
+from batchmail.core.commands import parse_mail_parameter, parse_rcpt_parameter
+from batchmail.core.envelope import Envelope, Parameter, Parameters, Recipient, find
+from batchmail.core.path import CommandError, split_command
+from batchmail.core.value import Callable, Iterable, NamedTuple
 
 
 class Beside(NamedTuple):
@@ -30,6 +20,17 @@ class Beside(NamedTuple):
     rcpt: Parameters = ()  # of every recipient
     recipients: tuple[Recipient, ...] = ()  # of one address each
     dropped: tuple[bytes, ...] = ()  # what was given and cannot be used
+
+    def complete(self, envelope: Envelope) -> Envelope:
+        """The envelope with what was known beside it; what it says itself stays as it is."""
+        by_address: dict[bytes, Parameters] = {}
+        for recipient in self.recipients:
+            by_address.setdefault(_key(recipient.address), recipient.parameters)
+        recipients = tuple(
+            Recipient(address, _add(parameters, by_address.get(_key(address), ()) + self.rcpt))
+            for address, parameters in envelope.recipients
+        )
+        return Envelope(envelope.sender, _add(envelope.parameters, self.mail), recipients)
 
 
 _MAIL_NAMES = (b"RET", b"ENVID", b"BODY", b"SMTPUTF8", b"MT-PRIORITY")
@@ -73,20 +74,6 @@ def join(first: Beside, second: Beside) -> Beside:
         first.recipients + second.recipients,
         first.dropped + second.dropped,
     )
-
-
-def complete(envelope: Envelope, beside: Beside) -> Envelope:
-    """The envelope with what was known beside it; what it says itself stays as it is."""
-    if beside == Beside():
-        return envelope
-    by_address: dict[bytes, Parameters] = {}
-    for recipient in beside.recipients:
-        by_address.setdefault(_key(recipient.address), recipient.parameters)
-    recipients = tuple(
-        Recipient(address, _add(parameters, by_address.get(_key(address), ()) + beside.rcpt))
-        for address, parameters in envelope.recipients
-    )
-    return Envelope(envelope.sender, _add(envelope.parameters, beside.mail), recipients)
 
 
 def without_success(notify: Parameter) -> Parameter:

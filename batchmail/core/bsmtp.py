@@ -7,21 +7,12 @@ Only a dot between two such line ends ends the data; anything that is not
 understood ends the reading, nothing is skipped.
 """
 
-import re
-from typing import NamedTuple
-
-from batchmail.core.envelope import (
-    MAX_COMMAND_OCTETS,
-    MAX_RECIPIENTS,
-    CommandError,
-    Envelope,
-    Parameters,
-    Recipient,
-    parse_mail,
-    parse_rcpt,
-)
+from batchmail.core.commands import parse_mail, parse_rcpt
+from batchmail.core.envelope import MAX_RECIPIENTS, Envelope, Parameters, Recipient
 from batchmail.core.errors import MalformedInput
 from batchmail.core.lines import Unstuffer
+from batchmail.core.path import MAX_COMMAND_OCTETS, CommandError
+from batchmail.core.value import NamedTuple
 
 
 class Start(NamedTuple):
@@ -53,7 +44,6 @@ Event = Start | Content | End | Note
 
 _MAX_IDLE_LINES = 1000
 _IGNORED = (b"TICK", b"VERB", b"VERBOSE")  # of the BITNET dialect
-_VERB = re.compile(rb"[A-Za-z]{1,16}\Z")
 
 
 class Reader:
@@ -164,7 +154,7 @@ class Reader:
                 raise MalformedInput("QUIT within a transaction")
             self._quit = True
         elif verb not in _IGNORED:
-            shown = verb.decode() if _VERB.match(verb) else repr(line[:80])[1:]
+            shown = verb.decode() if verb.isalpha() and len(verb) <= 16 else repr(line[:80])[1:]
             raise MalformedInput(f"not a BSMTP command: {shown}")
         return None
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from batchmail.core import outcome as outcomes
 from batchmail.core import xtext
+from batchmail.core.deliverby import deliver_by
 from batchmail.core.envelope import Client, Envelope, find
 from batchmail.core.outcome import Outcome
 
@@ -32,6 +33,9 @@ _NOTIFY_WORD = {
     outcomes.DELAYED: b"DELAY",
 }
 _NOTIFY_ABSENT = (b"FAILURE", b"DELAY")
+_SERVED = (outcomes.PASSED, outcomes.RELAYED, outcomes.DELIVERED)
+LATE = "4.4.7"  # the time of BY is over, RFC 2852 §4.1.3; where a message had to be given back, TOO_LATE
+TOO_LATE = "5.4.7"
 
 # The classes of status that an action may carry, and the status when there is none that fits.  What
 # expired is "failed" with a code of class 4 (RFC 3464 §2.3.3).
@@ -59,9 +63,10 @@ class Notice(NamedTuple):
     site: str  # the site that tried: the Reporting-MTA
     far_site: str  # the site beyond the link; mostly the same
     received_from: Client = Client()  # whom that site had it from; for a peer its site name as `helo`
+    is_fate_unknown: bool = False  # what failed was handed over, and nothing was told since
 
 
-def owed(envelope: Envelope, outcome: Outcome) -> str | None:
+def owed(envelope: Envelope, outcome: Outcome, arrival_ms: int) -> str | None:
     """The action of the notice that this outcome calls for, or None.
 
     "delayed" is permitted rather than owed: whether it is worth telling is the caller's to say.
@@ -71,7 +76,27 @@ def owed(envelope: Envelope, outcome: Outcome) -> str | None:
         return None
     notify = find(envelope.recipients[outcome.recipient].parameters, b"NOTIFY")
     wanted = _NOTIFY_ABSENT if notify is None or notify.value is None else notify.value.upper().split(b",")
+    if outcome.action == outcomes.RELAYED and b"NEVER" not in wanted and _is_out_of_hand(envelope, outcome, arrival_ms):
+        return outcome.action
     return outcome.action if word in wanted else None
+
+
+def _is_out_of_hand(envelope: Envelope, outcome: Outcome, arrival_ms: int) -> bool:
+    """RFC 2852 §4.1.4: traced, or given to who will not tell when its time is over."""
+    by = deliver_by(envelope)
+    return by is not None and (by.trace or (not by.must_return and outcome.time_ms < by.deadline_ms(arrival_ms)))
+
+
+def overdue(envelope: Envelope, outcome: Outcome, arrival_ms: int) -> Outcome | None:
+    """The delay to be told of a recipient who was served after the time that BY gave, and in no other way told so."""
+    by = deliver_by(envelope)
+    if by is None or by.must_return or by.is_over or outcome.action not in _SERVED:
+        return None
+    deadline_ms = by.deadline_ms(arrival_ms)
+    if outcome.time_ms < deadline_ms or owed(envelope, outcome, arrival_ms):
+        return None
+    text = f"it was to be delivered by {date(deadline_ms)}, and was handed on at {date(outcome.time_ms)}"
+    return Outcome(outcome.recipient, outcomes.DELAYED, 0, LATE, text.encode(), b"", outcome.time_ms)
 
 
 def delivery_status(notice: Notice, *, utf8: bool, retry_until_ms: int | None) -> str:
@@ -91,6 +116,8 @@ def _message_fields(notice: Notice, utf8: bool) -> Iterator[str]:
         comment = f" ([{host(client.address)}])" if client.address else ""
         yield f"Received-From-MTA: {_mta(host(name))}{comment}"
     yield f"Arrival-Date: {date(notice.arrival_ms)}"
+    if by := deliver_by(notice.envelope):
+        yield f"Deliver-By-Date: {date(by.deadline_ms(notice.arrival_ms))}"  # RFC 2852 §5
 
 
 def _recipient_fields(notice: Notice, outcome: Outcome, utf8: bool, retry_until_ms: int | None) -> Iterator[str]:

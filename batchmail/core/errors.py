@@ -24,6 +24,10 @@ class SpoolError(Temporary):
     status = "4.3.1"
 
 
+class UnknownPeer(SpoolError):
+    """A door is asked for mail to a place that no peer stands for."""
+
+
 class MalformedInput(Temporary):
     """A door's input breaks its grammar or lacks its end: it may be cut short, so the MTA keeps the mail."""
 

@@ -6,7 +6,7 @@ end CRLF, `Stuffer` puts dots back.  A door runs them in this order, so a bare
 CR or LF that becomes a line end is stuffed like any other (SMTP smuggling).
 """
 
-from collections.abc import Iterable, Iterator
+from batchmail.core.value import Iterable, Iterator
 
 CRLF = b"\r\n"
 
@@ -60,9 +60,12 @@ class Normalizer:
         if data.endswith(b"\r"):  # its LF may come with the next piece
             data, self._held = data[:-1], b"\r"
         pairs = data.count(CRLF)
-        self.bare_cr += data.count(b"\r") - pairs
-        self.bare_lf += data.count(b"\n") - pairs
-        if b"\r" in data:
+        bare_cr, bare_lf = data.count(b"\r") - pairs, data.count(b"\n") - pairs
+        self.bare_cr += bare_cr
+        self.bare_lf += bare_lf
+        if not bare_cr and not bare_lf:
+            return data
+        if bare_cr or pairs:
             data = data.replace(CRLF, b"\n").replace(b"\r", b"\n")
         return data.replace(b"\n", CRLF)
 

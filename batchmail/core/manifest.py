@@ -5,10 +5,12 @@ here, with the digest of its octets, and no search for a dot decides where one
 ends.  The identity of a batch is the SHA-256 over manifest and text.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from batchmail.core import jsontext
+from batchmail.core.digest import sha256
 from batchmail.core.entry import PRIORITIES, Entry
 from batchmail.core.envelope import MAX_RECIPIENTS, Client
 from batchmail.core.errors import PeerError
@@ -34,6 +36,8 @@ _KEYS = (
     "sha256",
     "queue_id",
 )
+_DIGEST = re.compile(rb'"sha256":"[0-9a-f]{64}"')
+_NO_DIGEST = b'"sha256":""'
 _KNOWN = frozenset((*_KEYS, *Client._fields, "must"))
 
 
@@ -169,3 +173,24 @@ def read(lines: Iterable[bytes]) -> tuple[Head, list[Item]]:
     if len({item.entry.id for item in items}) != len(items):
         raise PeerError("manifest: an ID stands twice")
     return head, items
+
+
+def bare(described: bytes) -> bytes:
+    """The lines without the digests, which whoever has the text can make."""
+    return _DIGEST.sub(_NO_DIGEST, described)
+
+
+def fill(described: bytes, text: bytes) -> bytes:
+    """The lines with the digests that were left out of them.  Raises PeerError."""
+    lines, end = described.splitlines(keepends=True), 0
+    for place, line in enumerate(lines):
+        if _NO_DIGEST not in line:
+            continue
+        fields = jsontext.read(line, "manifest", _LINE_OCTETS)
+        start = fields.integer("offset", end)  # none overlaps another: each octet is read once
+        end = start + fields.integer("text", 1)
+        if end > len(text):
+            raise PeerError("manifest: its transactions exceed the text")
+        digest = sha256(text[start:end]).hexdigest()
+        lines[place] = line.replace(_NO_DIGEST, b'"sha256":"%s"' % digest.encode(), 1)
+    return b"".join(lines)

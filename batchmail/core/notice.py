@@ -8,6 +8,7 @@ Not here: who is told what (`core.dsn`), and sending it (`flow.settle`).
 """
 
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from email.header import Header
 from itertools import groupby
@@ -15,11 +16,10 @@ from typing import NamedTuple
 
 from batchmail.core import dsn, original
 from batchmail.core import outcome as outcomes
+from batchmail.core.deliverby import deliver_by
 from batchmail.core.dsn import Notice
 from batchmail.core.envelope import Envelope, Parameter, Recipient, find
 from batchmail.core.outcome import Outcome
-
-MAX_RETURN_OCTETS = 102_400
 
 Content = Callable[[], Iterable[bytes]]  # the original message from its start, CRLF lines, in chunks of any size
 
@@ -49,15 +49,17 @@ def compose(
     boundary: str,
     now_ms: int,
     retry_until_ms: int | None = None,
-    max_return_octets: int = MAX_RETURN_OCTETS,
+    expected_ms: int | None = None,
+    max_return_octets: int,
 ) -> tuple[Envelope, Iterator[bytes]]:
     """The notice's envelope, and its content as CRLF lines in chunks, not dot-stuffed.
 
+    `expected_ms` is when the far site is expected to be connected next.
     `me` is the site that writes it, `message_id` has its angle brackets, `boundary` is from `make_boundary`;
     the same arguments give the same octets.  `content` is called up to three times, the last time while the
     chunks are drawn.  Outcomes that the sender is not owed are not mentioned; ValueError when there is no other.
     """
-    told = tuple(outcome for outcome in notice.outcomes if dsn.owed(notice.envelope, outcome))
+    told = tuple(outcome for outcome in notice.outcomes if dsn.owed(notice.envelope, outcome, notice.arrival_ms))
     if not told:
         raise ValueError(f"no notice is owed for {notice.transaction}")
     notice = notice._replace(outcomes=told)
@@ -65,7 +67,7 @@ def compose(
     utf8 = _needs_smtputf8(notice, header)
     returned = _returned_part(notice, content, header, utf8, max_return_octets) if content else None
     parts = [
-        _words_part(notice, me, retry_until_ms, utf8, returned),
+        _words_part(notice, me, retry_until_ms, expected_ms, utf8, returned),
         _status_part(notice, retry_until_ms, utf8),
         *([returned] if returned else []),
     ]
@@ -119,26 +121,47 @@ def _needs_smtputf8(notice: Notice, header: bytes) -> bool:
 
 
 _EXPLAINED = {
-    outcomes.FAILED: "Your message could not be delivered to {whom}, and no further attempt will be made:",
+    outcomes.FAILED: "Your message could not be delivered to {whom},\r\nand no further attempt will be made:",
     outcomes.DELAYED: "Your message has not yet been delivered to {whom}.\r\n"
-    "THIS IS A WARNING ONLY: delivery is still being tried, and you need not send it again:",
+    "THIS IS A WARNING ONLY: delivery is still being tried,\r\n"
+    "and you need not send it again:",
     outcomes.RELAYED: "Your message was handed on to a mail server that sends no confirmations.\r\n"
     "Expect no further report on success for {whom}:",
     outcomes.DELIVERED: "Your message was delivered to {whom}:",
 }
+_WIDTH = 76
+_FATE_UNKNOWN = (
+    "It is not known whether your message was delivered to {whom}, and no\r\n"
+    "further attempt will be made. Please ask, or send it again:"
+)
+_OVERDUE = (
+    "The time by which your message was to be delivered is over for {whom}.\r\n"
+    "THIS IS A WARNING ONLY: you need not send it again:"
+)
 
 
-def _words_part(notice: Notice, me: str, retry_until_ms: int | None, utf8: bool, returned: _Part | None) -> _Part:
-    lines = [
-        f"This is the mail system of {me}. Mail for the addresses below goes by way of",
-        f"{notice.far_site}, which is only connected from time to time; that is normal there.",
-        "",
-    ]
+def _explained(notice: Notice, action: str, first: Outcome) -> str:
+    if notice.is_fate_unknown and action == outcomes.FAILED:
+        return _FATE_UNKNOWN
+    return _OVERDUE if _is_overdue(notice, first) else _EXPLAINED[action]
+
+
+def _is_overdue(notice: Notice, outcome: Outcome) -> bool:
+    by = deliver_by(notice.envelope)
+    is_late = by is not None and outcome.time_ms >= by.deadline_ms(notice.arrival_ms)
+    return outcome.action == outcomes.DELAYED and is_late
+
+
+def _words_part(
+    notice: Notice, me: str, retry_until_ms: int | None, expected_ms: int | None, utf8: bool, returned: _Part | None
+) -> _Part:
+    away = f"{notice.far_site}, which is only connected from time to time; that is normal there."
+    lines = [*_wrapped(f"This is the mail system of {me}. Mail for the addresses below goes by way of {away}"), ""]
     by_action = sorted(notice.outcomes, key=lambda outcome: list(_EXPLAINED).index(outcome.action))
     for action, group in groupby(by_action, key=lambda outcome: outcome.action):
         lines += _section(notice, action, list(group), utf8)
-        if action == outcomes.DELAYED and retry_until_ms is not None:
-            lines += [f"Delivery will be tried until {dsn.date(retry_until_ms)}.", ""]
+        if action == outcomes.DELAYED:
+            lines += _what_comes_next(notice, retry_until_ms, expected_ms)
     lines.append(f"Your message arrived on {dsn.date(notice.arrival_ms)}.")
     if returned:
         lines.append("It is attached." if returned.media_type in _WHOLE else "Its header is attached.")
@@ -147,8 +170,19 @@ def _words_part(notice: Notice, me: str, retry_until_ms: int | None, utf8: bool,
     return _Part(f"text/plain; charset={charset}", not text.isascii(), [text.encode("utf-8")])
 
 
+def _what_comes_next(notice: Notice, retry_until_ms: int | None, expected_ms: int | None) -> Iterator[str]:
+    if expected_ms is not None:
+        yield f"{notice.far_site} is expected to be connected next on {dsn.date(expected_ms)}."
+    if retry_until_ms is not None:
+        yield f"Delivery will be tried until {dsn.date(retry_until_ms)}."
+        late = [outcome for outcome in notice.outcomes if outcome.action == outcomes.DELAYED]
+        if all(dsn.owed(notice.envelope, outcome._replace(action=outcomes.FAILED), 0) for outcome in late):
+            yield "If it does not succeed by then, you will be told."
+    yield ""
+
+
 def _section(notice: Notice, action: str, group: list[Outcome], utf8: bool) -> Iterator[str]:
-    yield _EXPLAINED[action].format(whom="this recipient" if len(group) == 1 else "these recipients")
+    yield _explained(notice, action, group[0]).format(whom="this recipient" if len(group) == 1 else "these recipients")
     yield ""
     for outcome in group:
         yield f"  <{dsn.address(notice.envelope.recipients[outcome.recipient].address, utf8=utf8)}>"
@@ -157,10 +191,17 @@ def _section(notice: Notice, action: str, group: list[Outcome], utf8: bool) -> I
             yield from [f"      accepted by {server}"] if outcome.code else []
             continue
         if outcome.code:
-            last = " on the last attempt" if action == outcomes.FAILED and outcome.code // 100 == 4 else ""
-            yield f"      {server} said{last}:"
-        yield from (f"      {line}" for line in dsn.reply_lines(outcome, utf8=utf8))
+            is_expired = action == outcomes.FAILED and outcome.code // 100 == 4
+            yield f"      {server} said{' on the last attempt, and the time for more is over' if is_expired else ''}:"
+        for line in dsn.reply_lines(outcome, utf8=utf8):
+            yield from _wrapped(line, " " * 6)
     yield ""
+
+
+def _wrapped(line: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        line, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _status_part(notice: Notice, retry_until_ms: int | None, utf8: bool) -> _Part:
@@ -211,7 +252,8 @@ _SUBJECTS = {
 def _subject(notice: Notice, header: bytes, utf8: bool) -> str:
     """The gravest action and the original's subject: encoded words as they are, bounded, folded."""
     actions = {outcome.action for outcome in notice.outcomes}
-    lines = [next(text for action, text in _SUBJECTS.items() if action in actions)]
+    gravest = next(text for action, text in _SUBJECTS.items() if action in actions)
+    lines = ["Fate unknown:" if notice.is_fate_unknown else gravest]
     text = dsn.plain(original.field(header, b"subject"), utf8=True)
     if not utf8 and not text.isascii():
         text = Header(text[:100], "utf-8").encode()

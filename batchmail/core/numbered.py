@@ -1,6 +1,6 @@
 """Numbered files: what a call carries.
 
-Batches, reports, requests and voids share one stream of numbers per
+Batches, reports, requests, answers and voids share one stream of numbers per
 direction, and with it having, custody and resuming.  The identity of a file
 is the SHA-256 of its text before compression; it never changes.
 """
@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from batchmail.core.names import SEQ_MAX, is_stream
 
-BATCH, REPORT, REQUEST, VOID = "batch", "report", "request", "void"
-KINDS = (BATCH, REPORT, REQUEST, VOID)
+BATCH, REPORT, REQUEST, ANSWER, VOID = "batch", "report", "request", "answer", "void"
+KINDS = (BATCH, REPORT, REQUEST, ANSWER, VOID)
 
-_NAME = re.compile(r"([0-9A-Z]{16})\.([1-9][0-9]{0,15})\.(batch|report|request|void)\Z")
+_NAME = re.compile(r"([0-9A-Z]{16})\.([1-9][0-9]{0,15})\.(batch|report|request|answer|void)\Z")
 
 
 class Number(NamedTuple):

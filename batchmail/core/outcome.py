@@ -7,8 +7,9 @@ PASSED = "passed"  # a next hop that offers DSN took it, with its parameters: th
 RELAYED = "relayed"  # a next hop without DSN took it: "relayed" is owed for SUCCESS
 DELIVERED = "delivered"  # it is in its mailbox: "delivered" is owed for SUCCESS
 FAILED = "failed"  # refused or given up: "failed" is owed unless forbidden
+WITHDRAWN = "withdrawn"  # not delivered any more, as the origin wished: the origin knows what it is to be
 DELAYED = "delayed"  # not final: first delay, tried again later
-FINAL = (PASSED, RELAYED, DELIVERED, FAILED)
+FINAL = (PASSED, RELAYED, DELIVERED, FAILED, WITHDRAWN)
 ACTIONS = (*FINAL, DELAYED)
 
 

@@ -1,12 +1,12 @@
-"""Reports, requests and voids: numbered files of JSON lines.
+"""Reports and voids: numbered files of JSON lines; and what all files of lines have in common.
 
 A report holds outcomes, each named by transaction and recipient, never by
-batch.  A request asks the far side to do something with transactions in its
-custody.  A void stands in for a number whose file will never come.
+batch.  A void stands in for a number whose file will never come.
+Requests and answers are lines too: `core.request`.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from batchmail.core import jsontext
 from batchmail.core.envelope import MAX_RECIPIENTS
@@ -18,7 +18,6 @@ from batchmail.core.outcome import ACTIONS, Outcome
 VERSION = 1
 MAX_OUTCOMES = 10_000
 MAX_TEXT_OCTETS = 16 << 20
-WITHDRAW = "withdraw"
 _REPLY_OCTETS = 8192
 _MTA_OCTETS = 255
 
@@ -28,18 +27,33 @@ class Reported(NamedTuple):
 
     id: str
     outcome: Outcome
-    doubtful: bool  # it may have been delivered twice: a reply to the final dot was lost
+    doubtful: bool  # it may have been delivered once more: a reply to the final dot was lost, or it was forgotten
+
+    def line(self) -> dict[str, object]:
+        outcome = self.outcome
+        line: dict[str, object] = {
+            "id": self.id,
+            "n": outcome.recipient,
+            "action": outcome.action,
+            "code": outcome.code,
+            "status": outcome.status,
+            "text": jsontext.octets(outcome.text[:_REPLY_OCTETS]),
+            "mta": jsontext.octets(outcome.mta[:_MTA_OCTETS]),
+            "time": outcome.time_ms,
+        }
+        if self.doubtful:
+            line["doubt"] = 1
+        return line
 
 
-class Request(NamedTuple):
-    """What to do with a transaction in the far side's custody."""
+class Row(Protocol):
+    """What is a line of such a file."""
 
-    verb: str
-    id: str
+    def line(self) -> dict[str, object]: ...
 
 
-def write(number: Number, origin: str, sealed_ms: int, rows: Iterable[Reported | Request]) -> Iterator[bytes]:
-    """The lines of a report, request or void."""
+def write(number: Number, origin: str, sealed_ms: int, rows: Iterable[Row]) -> Iterator[bytes]:
+    """The lines of a report, request, answer or void."""
     yield jsontext.write(
         {
             "batchmail": VERSION,
@@ -51,30 +65,13 @@ def write(number: Number, origin: str, sealed_ms: int, rows: Iterable[Reported |
         }
     )
     for row in rows:
-        yield jsontext.write(_outcome_line(row) if isinstance(row, Reported) else {"do": row.verb, "id": row.id})
-
-
-def _outcome_line(row: Reported) -> dict[str, object]:
-    outcome = row.outcome
-    line: dict[str, object] = {
-        "id": row.id,
-        "n": outcome.recipient,
-        "action": outcome.action,
-        "code": outcome.code,
-        "status": outcome.status,
-        "text": jsontext.octets(outcome.text[:_REPLY_OCTETS]),
-        "mta": jsontext.octets(outcome.mta[:_MTA_OCTETS]),
-        "time": outcome.time_ms,
-    }
-    if row.doubtful:
-        line["doubt"] = 1
-    return line
+        yield jsontext.write(row.line())
 
 
 def read_report(number: Number, lines: Iterable[bytes]) -> list[Reported]:
     """The outcomes of a report.  Raises PeerError."""
     found = []
-    for fields in _rows(number, lines):
+    for fields in rows(number, lines):
         action, status = fields.text("action", 20), fields.text("status", 12)
         parts = status.split(".")
         if (
@@ -92,31 +89,28 @@ def read_report(number: Number, lines: Iterable[bytes]) -> list[Reported]:
             fields.octets("mta", _MTA_OCTETS),
             fields.integer("time"),
         )
-        found.append(Reported(_identifier(number, fields), outcome, fields.integer("doubt", 0, 1, default=0) == 1))
+        found.append(Reported(identifier(number, fields), outcome, fields.integer("doubt", 0, 1, default=0) == 1))
     return found
 
 
-def read_request(number: Number, lines: Iterable[bytes]) -> list[Request]:
-    """The wishes of a request.  Raises PeerError."""
-    return [Request(fields.text("do", 20), _identifier(number, fields)) for fields in _rows(number, lines)]
+def identifier(number: Number, fields: jsontext.Fields) -> str:
+    """The ID that a line names.  Raises PeerError."""
+    found = fields.text("id")
+    if not is_id(found):
+        raise PeerError(f"{number.file_name}: malformed ID")
+    return found
 
 
-def _identifier(number: Number, fields: jsontext.Fields) -> str:
-    identifier = fields.text("id")
-    if not is_id(identifier):
-        raise PeerError(f"{number.file_name}: malformed transaction ID")
-    return identifier
-
-
-def _rows(number: Number, lines: Iterable[bytes]) -> Iterator[jsontext.Fields]:
-    rows = iter(lines)
-    head = jsontext.read(next(rows, b""), number.file_name)
+def rows(number: Number, lines: Iterable[bytes]) -> Iterator[jsontext.Fields]:
+    """The lines below the first, which must say that the file is the one of that number.  Raises PeerError."""
+    left = iter(lines)
+    head = jsontext.read(next(left, b""), number.file_name)
     if head.integer("batchmail") != VERSION:
         raise PeerError(f"{number.file_name} is of a version that is not read here: install a newer batchmail")
     same = Number(head.text("stream"), head.integer("seq", 1, SEQ_MAX), head.text("kind"))
     if same != number:
         raise PeerError(f"{number.file_name} says of itself that it is {same.file_name[:60]}")
-    for count, line in enumerate(rows):
+    for count, line in enumerate(left):
         if count >= MAX_OUTCOMES:
             raise PeerError(f"{number.file_name} has more than {MAX_OUTCOMES} lines")
         yield jsontext.read(line, number.file_name)
@@ -124,5 +118,5 @@ def _rows(number: Number, lines: Iterable[bytes]) -> Iterator[jsontext.Fields]:
 
 def read_void(number: Number, lines: Iterable[bytes]) -> None:
     """Check that a void is one.  Raises PeerError."""
-    for _ in _rows(number, lines):
+    for _ in rows(number, lines):
         raise PeerError(f"{number.file_name}: a void holds nothing")

@@ -5,18 +5,15 @@ below into `>From`; read from the top they give the path to the sender.
 Only reading: replay into an rmail program writes its own line.
 """
 
-import re
-from typing import NamedTuple
-
 from batchmail.core.errors import MalformedInput
+from batchmail.core.path import CommandError, check_address
+from batchmail.core.value import NamedTuple
 
 MAX_LINE_OCTETS = 2048  # with its line end
 MAX_LINES = 100
 _DAEMON = b"MAILER-DAEMON"
-
-# The sender's word: quoted strings in it may hold blanks.  It is empty where a blank follows at once.
-_FROM = rb'(?s:>?From ((?:"(?:[^"\\]|\\.)*"|[^ \t"])*)(?![^ \t])(.*)\Z)'
-_REMOTE = rb"[ \t]remote from ([^ \t]+)"
+_BLANKS = b" \t"
+_QUOTE, _BACKSLASH = b'"\\'
 
 
 class FromLines(NamedTuple):
@@ -63,14 +60,41 @@ def null_if_daemon(sender: bytes) -> bytes:
 def _sender(lines: list[bytes]) -> bytes:
     path = user = b""
     for line in lines:
-        match = re.match(_FROM, line)
-        if not match:  # a quotation mark that is not closed
+        text = line[line.index(b" ") + 1 :]
+        end = _end_of_word(text)
+        if end < 0:
             raise MalformedInput(f"a From_ line without a sender: {line[:100]!r}")
-        user, rest = match[1], match[2]
-        remote = re.search(_REMOTE, rest)
+        user, rest = text[:end], text[end:]
+        remote = _remote_system(rest)
         if remote:
-            path += remote[1] + b"!"
+            path += remote + b"!"
         elif b"!" in user:
             system, _, user = user.rpartition(b"!")
             path += system + b"!"
-    return null_if_daemon(path + user)
+    sender = null_if_daemon(path + user)
+    try:
+        return sender and check_address(sender)
+    except CommandError as error:
+        raise MalformedInput(f"a From_ line with a sender that is no address: {error.text}") from None
+
+
+def _end_of_word(text: bytes) -> int:
+    """Where the first word ends; quoted strings in it may hold blanks.  -1 where such a one is not closed."""
+    quoted = escaped = False
+    for position, octet in enumerate(text):
+        if escaped:
+            escaped = False
+        elif octet == _QUOTE:
+            quoted = not quoted
+        elif quoted:
+            escaped = octet == _BACKSLASH
+        elif octet in _BLANKS:
+            return position
+    return -1 if quoted else len(text)
+
+
+def _remote_system(rest: bytes) -> bytes:
+    """What stands behind the first `remote from`; empty where it does not say so."""
+    words = rest.replace(b"\t", b" ").split(b" ")
+    triples = zip(words, words[1:], words[2:], strict=False)
+    return next((system for *two, system in triples if two == [b"remote", b"from"] and system), b"")
