@@ -18,7 +18,9 @@ from batchmail.proto.hello import Hello
 
 MAX_PAYLOAD_OCTETS = 65536 - 5
 HEAD = struct.Struct(">BI")
+_MAX_NOTE_OCTETS = 1000
 DATA_HEAD = struct.Struct(">16sQQ")  # stream, number, offset; the octets follow
+_RECEIVED = struct.Struct(">QQ")
 
 
 class Open(NamedTuple):
@@ -41,9 +43,10 @@ class Data(NamedTuple):
 
 
 class Received(NamedTuple):
-    """How many octets of Data have come in this call."""
+    """How many octets of Data have come in this call, and when that was said, by the speaker's own steady clock."""
 
     octets: int
+    clock_us: int  # since any moment
 
 
 class Custody(NamedTuple):
@@ -79,7 +82,13 @@ class Bye(NamedTuple):
     text: str
 
 
-Event = Hello | Open | Data | Received | Custody | Refuse | Done | Ping | Bye
+class Note(NamedTuple):
+    """Something for the people at the other side, such as why this one sends nothing."""
+
+    text: str
+
+
+Event = Hello | Open | Data | Received | Custody | Refuse | Done | Ping | Bye | Note
 
 
 def payload_of(event: Event) -> bytes:
@@ -88,8 +97,10 @@ def payload_of(event: Event) -> bytes:
         return DATA_HEAD.pack(event.stream.encode(), event.seq, event.offset) + event.octets
     if isinstance(event, Hello):
         return hellos.write(event)
-    if isinstance(event, Received | Done):
-        return event[0].to_bytes(8, "big")
+    if isinstance(event, Received):
+        return _RECEIVED.pack(*event)
+    if isinstance(event, Done):
+        return event.after_opens.to_bytes(8, "big")
     if isinstance(event, Open):
         number = event.number
         fields = {"stream": number.stream, "seq": number.seq, "kind": number.kind, "identity": event.identity}
@@ -101,6 +112,8 @@ def payload_of(event: Event) -> bytes:
         return jsontext.write(fields)
     if isinstance(event, Bye):
         return jsontext.write({"reason": event.reason, "text": _text(event.text)})
+    if isinstance(event, Note):
+        return jsontext.write({"text": _text(event.text, _MAX_NOTE_OCTETS)})
     return b""
 
 
@@ -145,10 +158,16 @@ def _read_bye(payload: bytes) -> Bye:
     return Bye(fields.text("reason", 20), show(fields.octets("text", 1000)))
 
 
-def _read_count(payload: bytes) -> int:
+def _read_received(payload: bytes) -> Received:
+    if len(payload) != _RECEIVED.size:
+        raise PeerError("RECEIVED: two numbers of 8 octets are wanted")
+    return Received(*_RECEIVED.unpack(payload))
+
+
+def _read_done(payload: bytes) -> Done:
     if len(payload) != 8:
-        raise PeerError("a frame that should hold a number has the wrong length")
-    return int.from_bytes(payload, "big")
+        raise PeerError("DONE: a number of 8 octets is wanted")
+    return Done(int.from_bytes(payload, "big"))
 
 
 def show(octets: bytes) -> str:
@@ -156,8 +175,12 @@ def show(octets: bytes) -> str:
     return "".join(chr(octet) if 32 <= octet < 127 else f"\\x{octet:02x}" for octet in octets)
 
 
-def _text(text: str) -> str:
-    return jsontext.octets(text.encode("ascii", "backslashreplace")[:300])
+def _read_note(payload: bytes) -> Note:
+    return Note(show(jsontext.read(payload, "NOTE").octets("text", 3 * _MAX_NOTE_OCTETS)))
+
+
+def _text(text: str, most_octets: int = 300) -> str:
+    return jsontext.octets(text.encode("ascii", "backslashreplace")[:most_octets])
 
 
 # From 128 on a type may be ignored by who does not know it.
@@ -171,14 +194,16 @@ TYPES: dict[type, int] = {
     Done: 7,
     Ping: 8,
     Bye: 9,
+    Note: 128,
 }
 _READERS: dict[int, Callable[[bytes], Event]] = {
     1: hellos.read,
     2: _read_open,
-    4: lambda payload: Received(_read_count(payload)),
+    4: _read_received,
     5: _read_custody,
     6: _read_refuse,
-    7: lambda payload: Done(_read_count(payload)),
+    7: _read_done,
     8: lambda _payload: Ping(),
     9: _read_bye,
+    128: _read_note,
 }

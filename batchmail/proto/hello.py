@@ -10,10 +10,14 @@ from batchmail.core import jsontext, numbered
 from batchmail.core.errors import PeerError
 from batchmail.core.names import SEQ_MAX, is_site, is_stream
 from batchmail.core.numbered import Number
+from batchmail.core.valid import is_identity
 
-VERSIONS = (1,)
+VERSIONS = (1, 2)
 MAX_RANGES = 1000
 MAX_PARTIALS = 64
+MAX_OFFERS = 50
+_MAX_KEYWORD = 32
+_MAX_REQUESTS = 50
 
 
 class Limits(NamedTuple):
@@ -31,6 +35,7 @@ class Have(NamedTuple):
     up_to: int
     identity: str  # empty when up_to is 0
     beyond: tuple[tuple[int, int], ...]
+    remembered: str = ""  # the encoding of files compressed against what came up to there; empty: none is understood
 
     def holds(self, seq: int) -> bool:
         return seq <= self.up_to or any(first <= seq <= last for first, last in self.beyond)
@@ -60,6 +65,9 @@ class Hello(NamedTuple):
     limits: Limits
     have: tuple[Have, ...]
     partial: tuple[PartialFile, ...]
+    requests: tuple[str, ...] = ()  # the kinds of requests that are understood
+    offers: tuple[str, ...] = ()  # the EHLO keywords that its target offered last; empty: not known
+    recipients: str = ""  # which list of the other side's valid recipients is in force; empty: none
 
     def of_stream(self, stream: str) -> Have:
         """What the side has of a stream; nothing when it does not name it."""
@@ -81,8 +89,16 @@ def write(hello: Hello) -> bytes:
             },
             "have": [_write_have(have) for have in hello.have],
             "partial": [_write_partial(partial) for partial in hello.partial[:MAX_PARTIALS]],
+            **({"requests": list(hello.requests)} if hello.requests else {}),
+            **({"offers": _short(hello.offers)} if hello.offers else {}),
+            **({"recipients": hello.recipients} if hello.recipients else {}),
         }
     )
+
+
+def _short(offers: tuple[str, ...]) -> list[str]:
+    """A target says what it likes; HELLO has to fit its frame."""
+    return [keyword for keyword in offers if len(keyword) <= _MAX_KEYWORD][:MAX_OFFERS]
 
 
 def _write_have(have: Have) -> dict[str, object]:
@@ -91,6 +107,8 @@ def _write_have(have: Have) -> dict[str, object]:
         line["identity"] = have.identity
     if have.beyond:
         line["beyond"] = [edge for pair in have.beyond[:MAX_RANGES] for edge in pair]
+    if have.remembered:
+        line["remembered"] = have.remembered
     return line
 
 
@@ -116,7 +134,12 @@ def read(payload: bytes) -> Hello:
         Limits(limits.integer("file"), limits.integer("transaction"), limits.integer("room")),
         tuple(map(_read_have, fields.objects("have", 10))),
         tuple(map(_read_partial, fields.objects("partial", MAX_PARTIALS))),
+        tuple(filter(jsontext.is_text, fields.items("requests", _MAX_REQUESTS))),
+        tuple(filter(jsontext.is_text, fields.items("offers", MAX_OFFERS))),
+        fields.text("recipients", 16, ""),
     )
+    if hello.recipients and not is_identity(hello.recipients):
+        raise PeerError("HELLO: malformed list of recipients")
     if not is_site(hello.site):
         raise PeerError("HELLO: malformed site name")
     if not set(hello.versions) & set(VERSIONS):
@@ -136,7 +159,9 @@ def _read_have(fields: jsontext.Fields) -> Have:
     if not is_stream(stream):
         raise PeerError("HELLO: malformed stream name")
     identity = fields.digest("identity") if up_to else ""
-    return Have(stream, up_to, identity, tuple(zip(edges[::2], edges[1::2], strict=True)))
+    return Have(
+        stream, up_to, identity, tuple(zip(edges[::2], edges[1::2], strict=True)), fields.text("remembered", 20, "")
+    )
 
 
 def _read_partial(fields: jsontext.Fields) -> PartialFile:

@@ -9,7 +9,7 @@ error it stays in error.
 import re
 
 from batchmail.core.errors import PeerError
-from batchmail.proto import frames
+from batchmail.proto import frames, short
 from batchmail.proto.frames import (
     DATA_HEAD,
     HEAD,
@@ -19,6 +19,7 @@ from batchmail.proto.frames import (
     Data,
     Done,
     Event,
+    Note,
     Open,
     Ping,
     Received,
@@ -44,6 +45,7 @@ NEXT: dict[tuple[str, type], str] = {
     (READY, Custody): READY,
     (READY, Refuse): READY,
     (READY, Ping): READY,
+    (READY, Note): READY,
     (READY, Done): DONE,
     (READY, Bye): CLOSED,
     (DONE, Open): READY,
@@ -51,6 +53,7 @@ NEXT: dict[tuple[str, type], str] = {
     (DONE, Custody): DONE,
     (DONE, Refuse): DONE,
     (DONE, Ping): DONE,
+    (DONE, Note): DONE,
     (DONE, Done): DONE,
     (DONE, Bye): CLOSED,
 }
@@ -72,12 +75,14 @@ class Session:
         self._buffer = bytearray()
         self._piece: tuple[str, int, int, int] | None = None  # stream, seq, offset, octets left of a Data frame
         self._coming: dict[tuple[str, int], _Coming] = {}
+        self._sent, self._heard = short.Memory(), short.Memory()
+        self._is_short = False  # the other side reads short forms
         self._opens_sent = 0
         self.opens_received = 0
 
     def start(self, hello: Hello) -> bytes:
         """Our first octets: greeting and HELLO."""
-        line = f"BATCHMAIL 1 {hello.site}: a batchmail call, see batchmail-session(7)\n"
+        line = f"BATCHMAIL 1 {hello.site}: see batchmail(1)\n"
         return line.encode() + self.send(hello)
 
     def receive(self, data: bytes) -> None:
@@ -105,10 +110,19 @@ class Session:
             kind, length = HEAD.unpack_from(self._buffer)
             if length > MAX_PAYLOAD_OCTETS:
                 raise PeerError(f"a frame of {length} octets; is the line clean for all octets?")
-            whole = self._begin_piece(length) if kind == frames.TYPES[Data] else len(self._buffer) >= HEAD.size + length
+            if kind == frames.TYPES[Data]:
+                whole = self._begin_piece(length)
+            elif kind == short.DATA:
+                whole = self._begin_rest(length)
+            else:
+                whole = len(self._buffer) >= HEAD.size + length
             if not whole:
                 return None
-            if self._piece is None and (event := frames.decode(kind, self._take(length))) is not None:
+            if self._piece is not None:
+                continue
+            payload = self._take(length)
+            event = short.read(kind, payload, self._sent) or frames.decode(kind, payload)
+            if event is not None:
                 self._follow(event)
                 return event
 
@@ -119,11 +133,13 @@ class Session:
             raise ValueError(f"{type(event).__name__} cannot be sent in state {self.ours}")
         self.ours = state
         if isinstance(event, Open):
+            self._sent.opened(event)
             self._opens_sent += 1
             self.theirs = READY if self.theirs == DONE else self.theirs
         if isinstance(event, Refuse | Custody) and (event.stream, event.seq) in self._coming:
             self._coming[event.stream, event.seq].answered = True
-        return frames.encode(event)
+        written = short.write(event, self._sent, self._heard) if self._is_short else None
+        return frames.encode(event) if written is None else HEAD.pack(written[0], len(written[1])) + written[1]
 
     def _read_greeting(self) -> bool:
         match = _GREETING.search(self._buffer)
@@ -152,9 +168,20 @@ class Session:
             raise PeerError("a data frame without data")
         name, seq, offset = DATA_HEAD.unpack_from(self._buffer, HEAD.size)
         del self._buffer[: HEAD.size + DATA_HEAD.size]
-        stream = name.decode("ascii", "replace")
+        self._expect(name.decode("ascii", "replace"), seq, offset, length - DATA_HEAD.size)
+        return True
+
+    def _begin_rest(self, length: int) -> bool:
+        """The same where the frame is the piece alone."""
+        coming = self._coming.get(self._heard.last)
+        if coming is None or not length:
+            raise PeerError("data of no file that was opened")
+        del self._buffer[: HEAD.size]
+        self._expect(*self._heard.last, coming.offset, length)
+        return True
+
+    def _expect(self, stream: str, seq: int, offset: int, left: int) -> None:
         coming = self._coming.get((stream, seq))
-        left = length - DATA_HEAD.size
         if (
             coming is None
             or offset != coming.offset
@@ -163,7 +190,6 @@ class Session:
         ):
             raise PeerError(f"data at {offset} of a file that was not opened so")
         self._piece = (stream, seq, offset, left)
-        return True
 
     def _read_piece(self, stream: str, seq: int, offset: int, left: int) -> Data | None:
         if not self._buffer:
@@ -185,7 +211,10 @@ class Session:
         if isinstance(event, Done) and event.after_opens != self._opens_sent:
             return  # said before it had seen what we opened
         self.theirs = state
+        if isinstance(event, Hello):
+            self._is_short = short.VERSION in event.versions
         if isinstance(event, Open):
+            self._heard.opened(event)
             self.opens_received += 1
             self.ours = READY if self.ours == DONE else self.ours
             open_count = sum(not coming.answered for coming in self._coming.values())

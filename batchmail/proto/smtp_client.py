@@ -3,7 +3,8 @@
 One machine for both protocols (RFC 5321, 2033).  Commands go out in groups
 where PIPELINING is offered (RFC 2920); answers are assigned by counting, never
 by what they say.  A group is small enough for the buffers in between, so it can
-be written before its answers are read.  Nothing goes out past the final dot.
+be written before its answers are read.  Behind a final dot the next
+transaction's may go out before the dot is answered (§3.1).
 
 What an answer means for a recipient is not decided here.
 """
@@ -38,6 +39,7 @@ class Verb(Enum):
     HELLO = auto()  # EHLO or LHLO
     STARTTLS = auto()
     AUTH = auto()  # also the further lines of its dialogue
+    XFORWARD = auto()  # Postfix's own: whom the next transaction is from
     MAIL = auto()
     RCPT = auto()
     DATA = auto()
@@ -80,6 +82,7 @@ NEXT: dict[tuple[State, Verb], dict[int, State]] = {
     (State.READY, Verb.STARTTLS): {2: State.SECURING, 4: State.READY, 5: State.READY},
     (State.READY, Verb.AUTH): {2: State.READY, 3: State.AUTHENTICATING, 4: State.READY, 5: State.READY},
     (State.AUTHENTICATING, Verb.AUTH): {2: State.READY, 3: State.AUTHENTICATING, 4: State.READY, 5: State.READY},
+    (State.READY, Verb.XFORWARD): {2: State.READY, 4: State.READY, 5: State.READY},
     (State.READY, Verb.MAIL): {2: State.OPEN, 4: State.READY, 5: State.READY},
     (State.OPEN, Verb.RCPT): {2: State.OPEN, 4: State.OPEN, 5: State.OPEN},
     (State.OPEN, Verb.DATA): {3: State.CONTENT, 4: State.OPEN, 5: State.OPEN},
@@ -94,7 +97,7 @@ NEXT: dict[tuple[State, Verb], dict[int, State]] = {
     (State.READY, Verb.QUIT): dict.fromkeys((2, 4, 5), State.CLOSED),
     (State.OPEN, Verb.QUIT): dict.fromkeys((2, 4, 5), State.CLOSED),
 }
-_IN_GROUPS = (Verb.MAIL, Verb.RCPT, Verb.DATA)
+_IN_GROUPS = (Verb.XFORWARD, Verb.MAIL, Verb.RCPT, Verb.DATA)
 
 
 class SmtpClient:
@@ -137,10 +140,14 @@ class SmtpClient:
         return Answer(command, reply)
 
     def send(self, *group: Command) -> bytes:
-        """The octets of commands; several only as `groups` cuts them.  All answers must be read before the next."""
-        if self._expected or self.state is State.ERROR:
+        """The octets of commands; several only as `groups` cuts them.
+
+        All answers must be read before the next, but those to a final dot: whatever they are, MAIL may follow.
+        """
+        is_behind_dot = bool(self._expected) and self._expected[-1].verb is Verb.END and group[0].verb in _IN_GROUPS
+        if self.state is State.ERROR or (self._expected and not is_behind_dot):
             raise ValueError(f"{group[0].verb.name} in state {self.state.name} before all was answered")
-        if (self.state, group[0].verb) not in NEXT:
+        if (State.READY if is_behind_dot else self.state, group[0].verb) not in NEXT:
             raise ValueError(f"{group[0].verb.name} in state {self.state.name}")
         self._expected.extend(group)
         return b"".join(command.line + b"\r\n" for command in group)
@@ -189,7 +196,7 @@ class SmtpClient:
 
 
 def groups(commands: Iterable[Command], pipelining: bool) -> Iterator[list[Command]]:
-    """Cut MAIL, RCPT… and DATA into the groups they are sent in."""
+    """Cut XFORWARD…, MAIL, RCPT… and DATA into the groups they are sent in."""
     group: list[Command] = []
     room = GROUP_OCTETS
     for command in commands:

@@ -3,15 +3,16 @@
 Parameters go out exactly where the server offers their extension in this
 session, in their original spelling; what that makes impossible is a refusal,
 found before anything is sent.  batchmail never converts content.
-Sources: RFC 5321 §4.1.1.1, 3461 §5.2, 1870 §6, 6152 §3, 6531 §3, 6533 §3,
-4954 §5, 6710 §4, 7293 §5, 9422.
+Sources: RFC 5321 §4.1.1.1, 3461 §5.2, 1870 §6, 2852 §4.1.4, 6152 §3, 6531 §3,
+6533 §3, 4954 §5, 6710 §4, 7293 §5, 9422.
 """
 
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from batchmail.core.envelope import Envelope, Parameter, Parameters, Recipient, find, without
+from batchmail.core.deliverby import OVER, deliver_by
+from batchmail.core.envelope import Envelope, Parameter, Parameters, Recipient, find
 from batchmail.core.reply import Reply
 
 # parameter: the EHLO keyword that allows it.  SIZE, BODY, SMTPUTF8, AUTH and ORCPT have further rules below.
@@ -25,6 +26,7 @@ NEEDED = {
     b"ORCPT": b"DSN",
     b"AUTH": b"AUTH",
     b"MT-PRIORITY": b"MT-PRIORITY",
+    b"BY": b"DELIVERBY",
     b"SUBMITTER": b"SUBMITTER",
     b"SOLICIT": b"NO-SOLICITING",
     b"RRVS": b"RRVS",
@@ -61,6 +63,12 @@ class Offer(NamedTuple):
         """The largest content it takes; 0 when it did not say."""
         value = self.keywords.get(b"SIZE", b"")
         return int(value) if re.match(rb"[0-9]{1,20}\Z", value) else 0
+
+    @property
+    def least_by_s(self) -> int:
+        """The shortest time that it takes with BY and mode R; 0 when any will do."""
+        value = self.keywords.get(b"DELIVERBY", b"")
+        return int(value) if re.match(rb"[0-9]{1,9}\Z", value) else 0
 
     @property
     def mechanisms(self) -> list[bytes]:
@@ -131,10 +139,14 @@ def plan(
     offer: Offer,
     authenticated: bool = False,
     send_eightbit: bool = False,
+    final: bool = False,
 ) -> Plan:
-    """What of `envelope` goes to this server for the recipients `numbers`, and what cannot."""
+    """What of `envelope` goes to this server for the recipients `numbers`, and what cannot.
+
+    Its BY parameter says what time is left; a `final` server delivers and needs to know nothing of it.
+    """
     numbers = tuple(numbers)
-    why = _refuse_all(envelope, content, offer, send_eightbit)
+    why = _refuse_all(envelope, content, offer, send_eightbit) or _refuse_by(envelope, offer, final)
     if why:
         return Plan(envelope.sender, (), (), tuple(Refusal(n, *why) for n in numbers))
     refusals = []
@@ -147,7 +159,16 @@ def plan(
             recipients.append((number, recipient))
     parameters = _mail_parameters(envelope, [r for _, r in recipients], content, offer, authenticated)
     utf8 = find(parameters, b"SMTPUTF8") is not None
-    planned = tuple((n, Recipient(r.address, _rcpt_parameters(r.parameters, offer, utf8))) for n, r in recipients)
+    notify_delay = not final and _is_promise_lost(envelope, offer)
+    planned = tuple(
+        (
+            n,
+            Recipient(
+                r.address, _rcpt_parameters(_tell_delay(r.parameters) if notify_delay else r.parameters, offer, utf8)
+            ),
+        )
+        for n, r in recipients
+    )
     return Plan(envelope.sender, parameters, planned, tuple(refusals))
 
 
@@ -168,6 +189,48 @@ def _refuse_all(envelope: Envelope, content: Content, offer: Offer, send_eightbi
     return None
 
 
+def _refuse_by(envelope: Envelope, offer: Offer, final: bool) -> Why | None:
+    """RFC 2852 §4.1.4.1: with mode R only to who gives a message back in time."""
+    by = deliver_by(envelope)
+    if by is None or not by.must_return:
+        return None
+    if by.is_over:
+        return "5.4.7", OVER
+    server = offer.mta or b"the next server"
+    if not offer.has(b"DELIVERBY") and not final:
+        return "5.3.3", b"it is to be delivered in time or given back, for which %b offers no DELIVERBY" % server
+    if offer.least_by_s > by.seconds:
+        return "5.3.3", b"%d s are left to deliver it, %b takes it with at least %d" % (
+            by.seconds,
+            server,
+            offer.least_by_s,
+        )
+    return None
+
+
+def _is_promise_lost(envelope: Envelope, offer: Offer) -> bool:
+    """Whether the server will not tell when the time is over (RFC 2852 §4.1.4.2)."""
+    by = deliver_by(envelope)
+    return by is not None and not by.must_return and not by.is_over and not offer.has(b"DELIVERBY")
+
+
+def relayed_is_told(envelope: Envelope, offer: Offer) -> bool:
+    """Whether we owe a "relayed" even where the server offers DSN, unless to NEVER (RFC 2852 §4.1.4)."""
+    by = deliver_by(envelope)
+    return by is not None and (by.trace or _is_promise_lost(envelope, offer))
+
+
+def _tell_delay(parameters: Parameters) -> Parameters:
+    """NOTIFY with a DELAY, since the server does not know that it is owed one."""
+    notify = find(parameters, b"NOTIFY")
+    if notify is None or notify.value is None:
+        return (*parameters, Parameter(b"NOTIFY", b"FAILURE,DELAY"))
+    if {b"NEVER", b"DELAY"} & set(notify.value.upper().split(b",")):
+        return parameters
+    anew = Parameter(notify.keyword, notify.value + b",DELAY")
+    return tuple(anew if p is notify else p for p in parameters)
+
+
 def _refuse_one(recipient: Recipient, offer: Offer) -> Why | None:
     if not recipient.address.isascii() and not offer.has(b"SMTPUTF8"):
         return "5.6.7", b"the address needs SMTPUTF8, which the server does not offer"
@@ -180,24 +243,24 @@ def _refuse_one(recipient: Recipient, offer: Offer) -> Why | None:
 def _mail_parameters(
     envelope: Envelope, recipients: list[Recipient], content: Content, offer: Offer, authenticated: bool
 ) -> Parameters:
-    offered = [p for p in envelope.parameters if offer.has(NEEDED[p.name])]
-    kept = without(tuple(offered), b"SIZE", b"BODY", b"SMTPUTF8", b"AUTH")
-    body, auth = find(envelope.parameters, b"BODY"), find(envelope.parameters, b"AUTH")
-    ours = []
+    """In the order that the client gave them; what it gave none of comes first."""
+    said = {p.name: p for p in envelope.parameters}
+    ours: dict[bytes, Parameter | None] = {}
     if offer.has(b"SIZE"):
-        ours.append(Parameter(b"SIZE", b"%d" % content.size_octets))
+        ours[b"SIZE"] = Parameter(b"SIZE", b"%d" % content.size_octets)
     if offer.has(b"8BITMIME"):
+        body = said.get(b"BODY")
         if content.eightbit and (body is None or (body.value or b"").upper() == b"7BIT"):
             body = Parameter(b"BODY", b"8BITMIME")  # a false 7BIT would be our lie now
-        if body:
-            ours.append(body)
+        ours[b"BODY"] = body
     if offer.has(b"SMTPUTF8"):
         needed = not (envelope.sender.isascii() and all(r.address.isascii() for r in recipients))
-        if needed or find(envelope.parameters, b"SMTPUTF8"):
-            ours.append(Parameter(b"SMTPUTF8", None))
-    if offer.has(b"AUTH") and authenticated:  # RFC 4954 §5: a server one is authenticated to is told, `<>` when unknown
-        ours.append(auth or Parameter(b"AUTH", b"<>"))
-    return (*ours, *kept)
+        ours[b"SMTPUTF8"] = said.get(b"SMTPUTF8") or (Parameter(b"SMTPUTF8", None) if needed else None)
+    # RFC 4954 §5: a server one is authenticated to is told, `<>` when it is unknown
+    ours[b"AUTH"] = (said.get(b"AUTH") or Parameter(b"AUTH", b"<>")) if offer.has(b"AUTH") and authenticated else None
+    kept = {name: ours.get(name, p) for name, p in said.items() if offer.has(NEEDED[name])}
+    added = [p for name, p in ours.items() if name not in kept]
+    return tuple(p for p in (*added, *kept.values()) if p)
 
 
 def _rcpt_parameters(parameters: Parameters, offer: Offer, utf8: bool) -> Parameters:
