@@ -27,6 +27,14 @@ _SKIPPABLE = struct.Struct("<II")
 _MAGIC = 0x184D2A50
 _MAX_FRAME_OCTETS = 8 << 20  # the manifest, compressed
 _MAX_WINDOW_OCTETS = 8 << 20
+_SMALLEST_WINDOW_LOG, _WINDOW_LOG = 14, 22
+# Of the two highest that `auto` chooses, by the least level: what lies 1 MiB back is found still.
+_TABLES = ((19, {"chain_log": 21, "hash_log": 17, "target_length": 999}), (17, {"chain_log": 21, "hash_log": 17}))
+_TABLES_BELOW = {"chain_log": 20, "hash_log": 20}
+_LINES_LEVEL = 9
+_MAX_ENCODED_TEXT_OCTETS = 1 << 20  # of a file that is compressed against remembered text, in memory as a whole
+_RESTORED_LEVEL = 3
+_LENGTH = struct.Struct("<I")  # of the manifest, in front of an encoded batch's text
 _CHUNK_OCTETS = 1 << 17
 _PIECE_OCTETS = 1 << 14
 CLOSING = b"QUIT\r\n"
@@ -43,22 +51,23 @@ def preface(origin: str) -> bytes:
     return f"EHLO {origin}\r\n".encode()
 
 
-def _compressor(level: int) -> zstandard.ZstdCompressor:
-    # Tables below 32 MiB whatever the level: a batch is one of several things in a small process.
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        level, window_log=22, chain_log=20, hash_log=20, write_checksum=1
-    )
+def _compressor(level: int, octets: int) -> zstandard.ZstdCompressor:
+    """For a text of so many octets.  Window and tables take 14 MiB at most: a batch is one of several things here."""
+    bits = max(_SMALLEST_WINDOW_LOG, min(_WINDOW_LOG, octets.bit_length()))
+    tables = next((found for least, found in _TABLES if level >= least), _TABLES_BELOW)
+    logs = {key: min(bits, value) if key.endswith("_log") else value for key, value in tables.items()}
+    parameters = zstandard.ZstdCompressionParameters.from_level(level, window_log=bits, write_checksum=1, **logs)
     return zstandard.ZstdCompressor(compression_params=parameters)
 
 
-def _decompressor() -> zstandard.ZstdDecompressor:
-    return zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_OCTETS)
+def _decompressor(dictionary: zstandard.ZstdCompressionDict | None = None) -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_MAX_WINDOW_OCTETS)
 
 
 def pack(lines: Iterable[bytes]) -> tuple[bytes, str]:
     """A report's, request's or void's lines as file content, and their identity."""
     text = b"".join(lines)
-    return _compressor(9).compress(text), sha256(text).hexdigest()
+    return _compressor(_LINES_LEVEL, len(text)).compress(text), sha256(text).hexdigest()
 
 
 def unpack(path: str) -> tuple[Iterable[bytes], str]:
@@ -77,9 +86,9 @@ def write_batch(draft: Draft, head: Head, items: list[Item], texts: Iterable[Ite
     digest = sha256()
     described = b"".join(manifest.write(head, items))
     digest.update(described)
-    packed = _compressor(level).compress(described)
+    packed = _compressor(level, len(described)).compress(described)
     draft.write(_SKIPPABLE.pack(_MAGIC, len(packed)) + packed)
-    stream = _compressor(level).compressobj()
+    stream = _compressor(level, head.text_octets).compressobj()
     for octets in _text(head, texts):
         digest.update(octets)
         draft.write(stream.compress(octets))
@@ -118,13 +127,15 @@ def _read_manifest(file: IO[bytes], path: str) -> tuple[Head, list[Item], bytes]
     return head, items, described
 
 
-def _decompress(file: IO[bytes], most_octets: int, path: str) -> Iterator[bytes]:
+def _decompress(
+    file: IO[bytes], most_octets: int, path: str, dictionary: zstandard.ZstdCompressionDict | None = None
+) -> Iterator[bytes]:
     """What the rest of a file holds, at most `most_octets` of it."""
     if not _ends_with_frame(file):
         raise PeerError(f"{path} is damaged: it is cut short, or more than zstd frames")
     seen = 0
     try:
-        with _decompressor().stream_reader(file, read_across_frames=True, closefd=False) as reader:
+        with _decompressor(dictionary).stream_reader(file, read_across_frames=True, closefd=False) as reader:
             while octets := reader.read(min(_CHUNK_OCTETS, most_octets - seen + 1)):
                 seen += len(octets)
                 if seen > most_octets:
@@ -159,6 +170,63 @@ def _ends_with_frame(file: IO[bytes]) -> bool:
     return position == end
 
 
+def tail(path: str, is_batch: bool, most_octets: int) -> bytes:
+    """The end of what the identity of a file is over: manifest and text of a batch, the lines of others."""
+    kept = b""
+    for octets in _plain(path, is_batch):
+        kept = (kept + octets)[-most_octets:]
+    return kept
+
+
+def _plain(path: str, is_batch: bool) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        if not is_batch:
+            yield from _decompress(file, MAX_TEXT_OCTETS, path)
+            return
+        head, _, described = _read_manifest(file, path)
+        yield described
+        yield from _decompress(file, head.text_octets, path)
+
+
+def encode(path: str, is_batch: bool, remembered: bytes, level: int, is_bare: bool) -> bytes | None:
+    """A file for the wire: its text compressed against what both sides remember; None: it is large, and stays as it is.
+
+    `is_bare`: a batch without the digests of its transactions, which the other side knows to make.
+
+    The same file, text and level give the same octets, so that it can be resumed; where another version of zstd does
+    not, the digest in HELLO tells.
+    """
+    with open(path, "rb") as file:
+        described = _read_manifest(file, path)[2] if is_batch else b""
+    text = b""
+    for octets in _plain(path, is_batch):
+        text += octets
+        if len(text) > _MAX_ENCODED_TEXT_OCTETS:
+            return None
+    head = manifest.bare(described) if is_bare else described
+    plain = _LENGTH.pack(len(head)) + head + text[len(described) :]
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level, source_size=len(remembered) + len(plain), window_log=21, chain_log=20, hash_log=19
+    )
+    dictionary = zstandard.ZstdCompressionDict(remembered, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    return zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters).compress(plain)
+
+
+def restore(draft: Draft, encoded: bytes, is_batch: bool, remembered: bytes, where: str) -> None:
+    """Write the file that was encoded, as it is to lie in the spool: the same text.  Raises PeerError."""
+    dictionary = zstandard.ZstdCompressionDict(remembered, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    plain = b"".join(_decompress(io.BytesIO(encoded), _MAX_ENCODED_TEXT_OCTETS, where, dictionary))
+    length = _LENGTH.unpack(plain[: _LENGTH.size])[0] if len(plain) >= _LENGTH.size else len(plain)
+    described, text = plain[_LENGTH.size :][:length], plain[_LENGTH.size + length :]
+    if len(described) != length or bool(described) != is_batch:
+        raise PeerError(f"{where} is damaged: it does not hold what it says")
+    if is_batch:
+        described = manifest.fill(described, text)
+        packed = _compressor(_RESTORED_LEVEL, len(described)).compress(described)
+        draft.write(_SKIPPABLE.pack(_MAGIC, len(packed)) + packed)
+    draft.write(_compressor(_RESTORED_LEVEL, len(text)).compress(text))
+
+
 def read_text(path: str) -> Iterator[bytes]:
     """The RFC 2442 text of a batch file, in pieces, at most what its manifest declares.  Raises PeerError."""
     with open(path, "rb") as file:
@@ -178,11 +246,12 @@ def read_transactions(path: str) -> Iterator[Transaction]:
 
     Raises PeerError, and at the end of a transaction's text when that is no longer what it was.
     """
-    _, items = read_manifest(path)
-    source = _Source(read_text(path))
-    for item in items:
-        source.skip_to(item.offset)
-        yield Transaction(item, _checked(item, source.take(item.entry.text_octets)))
+    with open(path, "rb") as file:
+        head, items, _ = _read_manifest(file, path)
+        source = _Source(_decompress(file, head.text_octets, path))
+        for item in items:
+            source.skip_to(item.offset)
+            yield Transaction(item, _checked(item, source.take(item.entry.text_octets)))
 
 
 def _checked(item: Item, pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -21,7 +21,9 @@ from batchmail.store.durable import Draft, adopt, retire, sync_fd
 from batchmail.store.spool import Spool
 
 ENCODING = "zst"  # the file as it lies in the spool
-_PARTIAL = re.compile(r"([0-9A-Z]{16}\.[0-9]{1,16}\.[a-z]{1,10})\.([0-9a-f]{64})\.zst\Z")
+_PARTIAL = re.compile(
+    r"([0-9A-Z]{16}\.[0-9]{1,16}\.[a-z]{1,10})\.([0-9a-f]{64})\.(zst|r[0-9a-f]{8}\.[1-9][0-9]{0,9})\Z"
+)
 _CHUNK_OCTETS = 1 << 18
 
 
@@ -53,6 +55,7 @@ class Partial(NamedTuple):
 
     number: Number
     identity: str
+    encoding: str
     path: str
     octets: int
 
@@ -86,16 +89,16 @@ class Inbox:
             path = f"{self._partial_dir}/{name}"
             size = _size(path)
             if match and number and size is not None:
-                found.append(Partial(number, match[2], path, size))
+                found.append(Partial(number, match[2], match[3], path, size))
         return sorted(found)
 
-    def begin(self, number: Number, identity: str, offset: int) -> "Incoming":
+    def begin(self, number: Number, identity: str, offset: int, encoding: str = ENCODING) -> "Incoming":
         """Go on with a partial file at `offset`, or begin it at 0.  Raises PeerError when it has fewer octets."""
-        path = f"{self._partial_dir}/{number.file_name}.{identity}.{ENCODING}"
+        path = f"{self._partial_dir}/{number.file_name}.{identity}.{encoding}"
         for other in self.partials():
             if other.number[:2] == number[:2] and other.path != path:
                 retire(other.path)  # the number was voided or re-sealed meanwhile
-        return Incoming(number, identity, path, offset)
+        return Incoming(number, identity, encoding, path, offset)
 
     def take(self, incoming: "Incoming") -> None:
         """Custody: put a whole and checked file in its place, durably.
@@ -103,6 +106,10 @@ class Inbox:
         A crash before the rename: it is sent again from where it stood.  After it: found by the start of the next call.
         """
         adopt(incoming.path, self.path(incoming.number))
+
+    def take_restored(self, draft: Draft, number: Number) -> None:
+        """The same for the file that was restored from an encoded one."""
+        draft.publish(self.path(number))
 
     def drop(self, partial_path: str) -> None:
         retire(partial_path)
@@ -114,8 +121,8 @@ class Inbox:
 class Incoming:
     """A partial file that is being written."""
 
-    def __init__(self, number: Number, identity: str, path: str, offset: int):
-        self.number, self.identity, self.path = number, identity, path
+    def __init__(self, number: Number, identity: str, encoding: str, path: str, offset: int):
+        self.number, self.identity, self.encoding, self.path = number, identity, encoding, path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         size = os.fstat(self._fd).st_size
         if offset > size:

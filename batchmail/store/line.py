@@ -5,10 +5,10 @@ import os
 import select
 
 from batchmail.store.bell import bell_path
-from batchmail.store.durable import Lock
+from batchmail.store.lock import Lock
 from batchmail.store.spool import Spool
 
-CALLER, ANSWERER = "caller", "answerer"
+CALLER, ANSWERER, PLANNER = "caller", "answerer", "planner"  # the last holds no call, and only for a moment
 
 
 class Line:

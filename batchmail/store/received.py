@@ -8,16 +8,22 @@ and its old outcome is reported once more.
     waiting       to be replayed, from next_ms on              replayed
     dot           the final dot may have been written          replayed, and marked doubtful
     done          every recipient has its final outcome        reported until acknowledged
+    held          too old to know whether it was finished      a person releases or withdraws it
 """
 
 from typing import NamedTuple
 
 from batchmail.core.errors import PeerError
 from batchmail.core.manifest import Item
+from batchmail.core.names import time_of_id
 from batchmail.core.numbered import Number
-from batchmail.core.outcome import DELAYED, FINAL, Outcome
+from batchmail.core.outcome import DELAYED, FINAL, WITHDRAWN, Outcome
 from batchmail.core.report import Reported
+from batchmail.core.request import DONE, LATE, MISSING
+from batchmail.core.schedule import LONGEST_PAUSE_MS
 from batchmail.store.ledger import Ledger
+
+NEVER_MS = 2**53 - 1
 
 
 class Having(NamedTuple):
@@ -38,6 +44,7 @@ class Due(NamedTuple):
     custody_ms: int
     arrival_ms: int
     expire_ms: int
+    is_doubtful: bool  # an earlier attempt may have written its dot
 
 
 class Received:
@@ -67,9 +74,11 @@ class Received:
         return found
 
     def identity(self, stream: str, seq: int) -> str | None:
-        """Of a file that has come; None when it has not."""
+        """Of a file that has come; None when it has not, empty when that was long ago."""
         rows = self._ledger.rows("SELECT identity FROM received WHERE stream = ? AND seq = ?", stream, seq)
-        return rows[0][0] if rows else None
+        if rows:
+            return str(rows[0][0])
+        return "" if self._ledger.rows("SELECT 1 FROM heard WHERE stream = ? AND up_to >= ?", stream, seq) else None
 
     def custody(self, number: Number, identity: str, items: list[Item], now_ms: int, ahead_ms: int) -> None:
         """The file lies in the inbox.  Idempotent: after a crash it is said again from the file.
@@ -84,23 +93,42 @@ class Received:
             ).rowcount
             if not new:
                 return
+            forgotten_ms = self._forgotten_ms(number.stream)
             for item in items:
-                self._take(number, item, now_ms, ahead_ms)
+                self._take(number, item, now_ms, ahead_ms, forgotten_ms)
             self._advance(number.stream)
 
-    def _take(self, number: Number, item: Item, now_ms: int, ahead_ms: int) -> None:
+    def _forgotten_ms(self, stream: str) -> int:
+        """A transaction that arrived before then, comes in this stream and is not known may have been delivered.
+
+        0: there is none.  What a stream brings is never sent twice in it, so in the first one all is new.
+        """
+        first = "SELECT first_ms FROM heard WHERE stream = ?"
+        others = self._ledger.rows(
+            f"SELECT 1 FROM heard WHERE stream <> ? AND first_ms <= ({first}) LIMIT 1",  # noqa: S608
+            stream,
+            stream,
+        )
+        return int(self._ledger.fact("forgotten_ms") or 0) if others else 0
+
+    def _take(self, number: Number, item: Item, now_ms: int, ahead_ms: int, forgotten_ms: int) -> None:
         entry = item.entry
         known = self._ledger.rows("SELECT recipients FROM in_tx WHERE id = ?", entry.id)
         if known and known[0][0] != entry.recipients:
             raise PeerError(f"transaction {entry.id} came before with {known[0][0]} recipients, not {entry.recipients}")
         expire_ms = entry.arrival_ms + ahead_ms + item.lifetime_ms
+        # No ID was made after its arrival: the older of the two, whatever the peer says of either.
+        is_old = min(entry.arrival_ms, time_of_id(entry.id)) + ahead_ms < forgotten_ms
+        state, next_ms = ("held", NEVER_MS) if is_old else ("waiting", now_ms)
         self._db.execute(
             "INSERT INTO in_tx (id, stream, seq, custody_ms, arrival_ms, expire_ms, recipients, state, next_ms)"
-            " VALUES (?,?,?,?,?,?,?,'waiting',?)"
+            " VALUES (?,?,?,?,?,?,?,?,?)"
             " ON CONFLICT (id) DO UPDATE SET stream = excluded.stream, seq = excluded.seq",
-            (entry.id, *number[:2], now_ms, entry.arrival_ms, expire_ms, entry.recipients, now_ms),
+            (entry.id, *number[:2], now_ms, entry.arrival_ms, expire_ms, entry.recipients, state, next_ms),
         )
         self._db.execute("UPDATE in_rcpt SET report = NULL, acknowledged_ms = NULL WHERE id = ?", (entry.id,))
+        if self._ledger.rows("SELECT 1 FROM withdrawn WHERE id = ?", entry.id):
+            self._withdraw(entry.id, entry.recipients, now_ms)
 
     def _advance(self, stream: str) -> None:
         up_to = self._ledger.rows("SELECT up_to FROM heard WHERE stream = ?", stream)[0][0]
@@ -111,7 +139,9 @@ class Received:
     def state(self, number: Number) -> str | None:
         """custody or done; None: it is not known."""
         rows = self._ledger.rows("SELECT state FROM received WHERE stream = ? AND seq = ?", *number[:2])
-        return rows[0][0] if rows else None
+        if rows:
+            return str(rows[0][0])
+        return None if self.identity(*number[:2]) is None else "done"
 
     def in_custody(self, kind: str) -> list[Number]:
         """The files of a kind that are not done, by number."""
@@ -127,17 +157,34 @@ class Received:
 
     # -- replay -------------------------------------------------------------------------------------------------
 
+    def bring_forward(self, now_ms: int) -> None:
+        """What is put off for longer than any pause was so by a clock that ran ahead: it is due."""
+        late_ms = now_ms + LONGEST_PAUSE_MS
+        if self._ledger.rows(
+            "SELECT 1 FROM in_tx WHERE state <> 'done' AND next_ms > ? AND next_ms < ?", late_ms, NEVER_MS
+        ):
+            with self._ledger.transaction():
+                self._db.execute(
+                    "UPDATE in_tx SET next_ms = ? WHERE state <> 'done' AND next_ms > ? AND next_ms < ?",
+                    (now_ms, late_ms, NEVER_MS),
+                )
+
+    def count_due(self, now_ms: int) -> int:
+        """The transactions to be replayed now."""
+        found = self._ledger.rows("SELECT count(*) FROM in_tx WHERE state <> 'done' AND next_ms <= ?", now_ms)
+        return int(found[0][0])
+
     def due_batches(self, now_ms: int) -> list[Number]:
         """The batches that hold transactions to be replayed now."""
         rows = self._ledger.rows(
-            "SELECT DISTINCT stream, seq FROM in_tx WHERE state <> 'done' AND next_ms <= ? ORDER BY stream, seq", now_ms
-        )
+            "SELECT DISTINCT +stream, +seq FROM in_tx WHERE state <> 'done' AND next_ms <= ? ORDER BY 1, 2", now_ms
+        )  # +: else all that ever came is looked at, in this order
         return [Number(stream, seq, "batch") for stream, seq in rows]
 
     def due(self, number: Number, now_ms: int) -> dict[str, Due]:
         """The transactions of a batch to be replayed now."""
         rows = self._ledger.rows(
-            "SELECT id, recipients, attempts, custody_ms, arrival_ms, expire_ms FROM in_tx"
+            "SELECT id, recipients, attempts, custody_ms, arrival_ms, expire_ms, state = 'dot' FROM in_tx"
             " WHERE stream = ? AND seq = ? AND state <> 'done' AND next_ms <= ?",
             *number[:2],
             now_ms,
@@ -148,6 +195,11 @@ class Received:
         """The recipients that have their final outcome."""
         rows = self._ledger.rows("SELECT n, action FROM in_rcpt WHERE id = ?", identifier)
         return {n for n, action in rows if action in FINAL}
+
+    def delays(self, identifier: str) -> dict[int, Outcome]:
+        """What the last attempt said of those who have none."""
+        query = "SELECT n, action, code, status, text, mta, time_ms FROM in_rcpt WHERE id = ? AND action = ?"
+        return {row[0]: Outcome(*row) for row in self._ledger.rows(query, identifier, DELAYED)}
 
     def before_dot(self, identifier: str) -> bool:
         """The final dot is about to be written: synced first, so that a lost reply is known to be in doubt.
@@ -161,28 +213,82 @@ class Received:
             )
         return bool(state == "dot")
 
-    def outcomes(self, identifier: str, found: list[Outcome], next_ms: int) -> bool:
+    def no_dot(self, identifier: str) -> None:
+        """What was announced by `before_dot` did not come to it, and no earlier dot is in doubt."""
+        with self._ledger.transaction():
+            self._db.execute("UPDATE in_tx SET state = 'waiting' WHERE id = ? AND state = 'dot'", (identifier,))
+
+    def outcomes(self, identifier: str, found: list[Outcome], next_ms: int, is_answered: bool = False) -> bool:
         """Record outcomes, synced; whether the transaction has all of its final ones now.
 
-        A delay is kept (and reported) the first time only; `next_ms` is when the rest is tried again.
+        Of delays the last is kept, and the first reported; `next_ms` is when the rest is tried again.
+        `is_answered`: this attempt wrote a dot, and heard what became of it.  Else a dot in doubt stays so: of one
+        of an earlier attempt this one has learned nothing.
         """
         with self._ledger.transaction():
             for outcome in found:
-                how = "REPLACE" if outcome.action in FINAL else "IGNORE"
                 self._db.execute(
-                    f"INSERT OR {how} INTO in_rcpt VALUES (?,?,?,?,?,?,?,?,NULL,NULL)",  # noqa: S608
+                    "INSERT INTO in_rcpt VALUES (?,?,?,?,?,?,?,?,NULL,NULL) ON CONFLICT (id, n) DO UPDATE SET"
+                    " code = excluded.code, status = excluded.status, text = excluded.text, mta = excluded.mta,"
+                    " time_ms = excluded.time_ms WHERE action = 'delayed'"
+                    if outcome.action == DELAYED
+                    else "INSERT OR REPLACE INTO in_rcpt VALUES (?,?,?,?,?,?,?,?,NULL,NULL)",
                     (identifier, *outcome),
                 )
             recipients = self._ledger.rows("SELECT recipients FROM in_tx WHERE id = ?", identifier)[0][0]
             done = bool(len(self.finished(identifier)) == recipients)
-            # A delay without a reply: the final dot may have been heard.  The next attempt is to know that.
-            silent = any(outcome.action == DELAYED and not outcome.code for outcome in found)
             self._db.execute(
-                "UPDATE in_tx SET state = CASE WHEN ?1 = 'waiting' AND state = 'dot' AND ?2 THEN 'dot' ELSE ?1 END,"
+                "UPDATE in_tx SET state = CASE WHEN ?1 = 'waiting' AND state = 'dot' AND NOT ?2 THEN 'dot' ELSE ?1 END,"
                 " attempts = attempts + 1, next_ms = ?3 WHERE id = ?4",
-                ("done" if done else "waiting", silent, next_ms, identifier),
+                ("done" if done else "waiting", is_answered, next_ms, identifier),
             )
         return done
+
+    def held(self) -> int:
+        """How many are held."""
+        query = "SELECT COUNT(*) FROM in_tx WHERE state <> 'done' AND next_ms = ? AND state = 'held'"
+        return int(self._ledger.rows(query, NEVER_MS)[0][0])
+
+    def release(self, identifier: str, now_ms: int) -> bool:
+        """Replay a held transaction after all, in doubt; whether it was held."""
+        with self._ledger.transaction():
+            changed = self._db.execute(
+                "UPDATE in_tx SET state = 'waiting', doubtful = doubtful + 1, next_ms = ?"
+                " WHERE id = ? AND state = 'held'",
+                (now_ms, identifier),
+            ).rowcount
+        return bool(changed)
+
+    # -- withdrawal ---------------------------------------------------------------------------------------------
+
+    def withdraw(self, identifier: str, now_ms: int) -> tuple[str, int]:
+        """Do not replay a transaction any more, by the holder of the replay lock: verdict, recipients withdrawn.
+
+        Idempotent.  One that has not come yet, as when the request overtook its batch, is withdrawn when it does.
+        """
+        with self._ledger.transaction():
+            rows = self._ledger.rows("SELECT state, recipients, doubtful FROM in_tx WHERE id = ?", identifier)
+            if not rows:
+                self._db.execute("INSERT OR IGNORE INTO withdrawn VALUES (?, ?)", (identifier, now_ms))
+                return MISSING, 0
+            state, recipients, doubtful = rows[0]
+            if state == "dot" or (doubtful and state != "done"):  # it may have been delivered, by whichever attempt
+                return LATE, 0
+            self._withdraw(identifier, recipients, now_ms)
+            query = "SELECT COUNT(*) FROM in_rcpt WHERE id = ? AND action = ?"
+            count = int(self._ledger.rows(query, identifier, WITHDRAWN)[0][0])
+        return (DONE if count else LATE), count
+
+    def _withdraw(self, identifier: str, recipients: int, now_ms: int) -> None:
+        """What was held may have been delivered long ago: its outcomes say so."""
+        for number in sorted(set(range(recipients)) - self.finished(identifier)):
+            outcome = Outcome(number, WITHDRAWN, 0, "5.0.0", b"withdrawn by the site that sent it", b"", now_ms)
+            self._db.execute(
+                "INSERT OR REPLACE INTO in_rcpt VALUES (?,?,?,?,?,?,?,?,NULL,NULL)", (identifier, *outcome)
+            )
+        self._db.execute(
+            "UPDATE in_tx SET doubtful = doubtful + (state = 'held'), state = 'done' WHERE id = ?", (identifier,)
+        )
 
     # -- reports ------------------------------------------------------------------------------------------------
 
@@ -223,11 +329,22 @@ class Received:
         return [Number(*row) for row in rows]
 
     def prune(self, before_ms: int) -> None:
-        """Forget transactions whose report was acknowledged before a time."""
+        """Forget transactions whose report was acknowledged before a time, and files that came before then.
+
+        From then on a transaction that arrived earlier is not known any more: see `_forgotten_ms`.  The last
+        file of each stream is kept for its identity; of the others `heard` knows that they have come.
+        """
         with self._ledger.transaction():
-            self._db.execute(
+            forgotten = self._db.execute(
                 "DELETE FROM in_tx WHERE state = 'done' AND NOT EXISTS (SELECT 1 FROM in_rcpt WHERE id = in_tx.id"
                 " AND (acknowledged_ms IS NULL OR acknowledged_ms >= ?))",
                 (before_ms,),
+            ).rowcount
+            self._db.execute(
+                "DELETE FROM received WHERE state = 'done' AND custody_ms < ?"
+                " AND seq < (SELECT up_to FROM heard WHERE heard.stream = received.stream)",
+                (before_ms,),
             )
-            self._db.execute("DELETE FROM in_rcpt WHERE id NOT IN (SELECT id FROM in_tx)")
+            if forgotten:
+                self._db.execute("DELETE FROM in_rcpt WHERE id NOT IN (SELECT id FROM in_tx)")
+                self._ledger.set_fact("forgotten_ms", str(max(before_ms, int(self._ledger.fact("forgotten_ms") or 0))))

@@ -1,18 +1,22 @@
-"""The ledger's half about what we sent: numbers, batches, the outcomes that came back, notices.
+"""The ledger's half about what we sent: numbers, batches, the outcomes that came back.
 
 A number is reserved before its file appears, so it is never used twice; its
 row turns `sealed` once the file is there, `custody` when the far side has it,
-`settled` when nothing more can come of it; only then the file goes.
+`settled` when nothing more can come of it; only then the file goes.  The
+notices that outcomes cause are handed over by `store.owed`.
 """
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from batchmail.core.entry import Entry
 from batchmail.core.manifest import Item
 from batchmail.core.numbered import VOID, Number
 from batchmail.core.outcome import FINAL, Outcome
 from batchmail.core.report import Reported
+from batchmail.store import voided
 from batchmail.store.ledger import Ledger
+from batchmail.store.owed import POSTMASTER, Noticed, Untold, owe
 
 
 class SentFile(NamedTuple):
@@ -23,15 +27,6 @@ class SentFile(NamedTuple):
     octets: int
     state: str
     cuts: int
-
-
-class OwedNotice(NamedTuple):
-    """A notice that has not been handed over yet; `reported` gives its transaction."""
-
-    id: str
-    tx: str
-    made_ms: int
-    attempts: int
 
 
 class Sent:
@@ -55,39 +50,60 @@ class Sent:
         return number
 
     def seal(self, number: Number, identity: str, octets: int, items: Iterable[Item] = ()) -> None:
-        """The file is in the outbox.  Idempotent: after a crash it is said again from the file."""
+        """The file is in the outbox.  Idempotent: after a crash it is said again from the file.
+
+        What the far side may have had from another batch, or has told of, it may have in this one from the start.
+        """
+        items = list(items)
         with self._ledger.transaction():
             self._db.execute(
                 "UPDATE sent SET kind = ?, identity = ?, octets = ?, state = 'sealed', cuts = 0"
                 " WHERE stream = ? AND seq = ? AND (state = 'reserved' OR kind <> ?)",
                 (number.kind, identity, octets, number.stream, number.seq, number.kind),
             )
+            if any(self._may_be_there(item.entry.id) for item in items):
+                self._db.execute(
+                    "UPDATE sent SET whole_ms = sealed_ms WHERE stream = ? AND seq = ? AND whole_ms IS NULL", number[:2]
+                )
             self._db.executemany(
-                "INSERT INTO out_tx (id, stream, seq, arrival_ms, recipients, open) VALUES (?,?,?,?,?,?)"
+                "INSERT INTO out_tx (id, stream, seq, arrival_ms, recipients, open, priority, expire_ms)"
+                " VALUES (?1,?2,?3,?4,?5,"
+                " ?5 - (SELECT COUNT(*) FROM out_rcpt WHERE id = ?1 AND action <> 'delayed'),?6,?7)"
                 " ON CONFLICT (id) DO UPDATE SET stream = excluded.stream, seq = excluded.seq WHERE settled_ms IS NULL",
                 (
-                    (i.entry.id, number.stream, number.seq, i.entry.arrival_ms, i.entry.recipients, i.entry.recipients)
+                    (
+                        *(i.entry.id, number.stream, number.seq, i.entry.arrival_ms),
+                        *(i.entry.recipients, i.entry.priority, i.entry.arrival_ms + i.lifetime_ms),
+                    )
                     for i in items
                 ),
             )
 
+    def _may_be_there(self, identifier: str) -> bool:
+        """Whether the far side has told of a transaction, or may have the batch that it is in until now."""
+        query = (
+            "SELECT EXISTS (SELECT 1 FROM out_rcpt WHERE id = ?1) OR EXISTS (SELECT 1 FROM out_tx"
+            " JOIN sent USING (stream, seq) WHERE id = ?1 AND (whole_ms IS NOT NULL OR custody_ms IS NOT NULL))"
+        )
+        return bool(self._ledger.rows(query, identifier)[0][0])
+
     def files(self, *states: str) -> list[SentFile]:
         """The files in these states, by number."""
         marks = ",".join("?" * len(states))
-        rows = self._ledger.rows(
-            f"SELECT stream, seq, kind, identity, octets, state, cuts FROM sent WHERE state IN ({marks})"  # noqa: S608
-            " ORDER BY stream, seq",
-            *states,
-        )
-        return [SentFile(Number(*row[:3]), *row[3:]) for row in rows]
+        is_open = "" if "settled" in states else " AND state <> 'settled'"  # these have an index
+        return self._files(f"state IN ({marks}){is_open} ORDER BY stream, seq", *states)
 
     def file(self, stream: str, seq: int) -> SentFile | None:
-        rows = self._ledger.rows(
-            "SELECT stream, seq, kind, identity, octets, state, cuts FROM sent WHERE stream = ? AND seq = ?",
-            stream,
-            seq,
-        )
-        return SentFile(Number(*rows[0][:3]), *rows[0][3:]) if rows else None
+        return next(iter(self._files("stream = ? AND seq = ?", stream, seq)), None)
+
+    def _files(self, condition: str, *values: str | int) -> list[SentFile]:
+        query = f"SELECT stream, seq, kind, identity, octets, state, cuts FROM sent WHERE {condition}"  # noqa: S608
+        return [SentFile(Number(*row[:3]), *row[3:]) for row in self._ledger.rows(query, *values)]
+
+    def is_over(self, stream: str, seq: int) -> bool:
+        """Whether a file that is neither sealed nor in custody is a leftover; else it is to go again, or a stranger."""
+        is_forgotten = stream == self._ledger.stream and seq <= self.last_seq(stream)
+        return is_forgotten or self.file(stream, seq) is not None
 
     def last_seq(self, stream: str) -> int:
         return int(self._ledger.rows("SELECT COALESCE(MAX(seq), 0) FROM sent WHERE stream = ?", stream)[0][0])
@@ -121,10 +137,13 @@ class Sent:
                 "UPDATE sent SET state = ?, custody_ms = ? WHERE stream = ? AND seq = ? AND state = 'sealed'",
                 (state, now_ms, *number[:2]),
             ).rowcount
+            if changed and number.kind == "answer":
+                self._db.execute("UPDATE wish SET acknowledged_ms = ? WHERE file = ?", (now_ms, number.file_name))
             if not changed or number.kind != "report":
                 return []
-            rows = self._ledger.rows("SELECT DISTINCT id FROM in_rcpt WHERE report = ?", number.file_name)
-            self._db.execute("UPDATE in_rcpt SET acknowledged_ms = ? WHERE report = ?", (now_ms, number.file_name))
+            told = "report = ? AND acknowledged_ms IS NULL"  # as its index says
+            rows = self._ledger.rows(f"SELECT DISTINCT id FROM in_rcpt WHERE {told}", number.file_name)  # noqa: S608
+            self._db.execute(f"UPDATE in_rcpt SET acknowledged_ms = ? WHERE {told}", (now_ms, number.file_name))  # noqa: S608
             return [row[0] for row in rows]
 
     def count_transactions(self, number: Number) -> int:
@@ -132,11 +151,41 @@ class Sent:
         query = "SELECT COUNT(*) FROM out_tx WHERE stream = ? AND seq = ? AND settled_ms IS NULL"
         return int(self._ledger.rows(query, *number[:2])[0][0])
 
-    def void(self, number: Number) -> Number:
-        """The number's file is not to come: its void takes its place."""
+    def count_doubtful(self) -> int:
+        """How many are in batches of which the far side has not said that it has them, and may have."""
+        query = (
+            "SELECT COUNT(*) FROM out_tx JOIN sent USING (stream, seq)"
+            " WHERE settled_ms IS NULL AND state = 'sealed' AND whole_ms IS NOT NULL"
+        )
+        return int(self._ledger.rows(query)[0][0])
+
+    def whole(self, number: Number, now_ms: int) -> None:
+        """The last octet of a batch is about to be given to a call: from here on the far side may have it."""
         with self._ledger.transaction():
             self._db.execute(
-                "UPDATE sent SET state = 'reserved', kind = ? WHERE stream = ? AND seq = ?", (VOID, *number[:2])
+                "UPDATE sent SET whole_ms = ? WHERE stream = ? AND seq = ? AND whole_ms IS NULL", (now_ms, *number[:2])
+            )
+
+    def unreport(self, number: Number) -> None:
+        """A report that cannot be read any more: its outcomes, and answers, are to be in another."""
+        with self._ledger.transaction():
+            query = "UPDATE in_rcpt SET report = NULL WHERE report = ? AND acknowledged_ms IS NULL"
+            self._db.execute(query, (number.file_name,))
+            self._db.execute("UPDATE wish SET file = NULL WHERE file = ?", (number.file_name,))
+            self._db.execute("UPDATE request SET file = NULL WHERE file = ?", (number.file_name,))
+
+    def void(self, number: Number) -> Number:
+        """The number's file is not to come: its void takes its place.  What it held, and no other batch does, waits."""
+        with self._ledger.transaction():
+            voided.remember(self._ledger, number)  # it may have come, to an older call there that was checking it
+            self._db.execute(
+                "DELETE FROM out_tx WHERE stream = ? AND seq = ? AND settled_ms IS NULL"
+                " AND NOT EXISTS (SELECT 1 FROM out_rcpt WHERE out_rcpt.id = out_tx.id)",
+                number[:2],
+            )
+            self._db.execute(
+                "UPDATE sent SET state = 'reserved', kind = ?, whole_ms = NULL WHERE stream = ? AND seq = ?",
+                (VOID, *number[:2]),
             )
         return number._replace(kind=VOID)
 
@@ -178,8 +227,10 @@ class Sent:
                     found[key] = (row, Number(place[0][0], place[0][1], "batch"))
         return list(found.values())
 
-    def settle(self, rows: list[Reported], notices: dict[tuple[str, int], str], now_ms: int) -> None:
+    def settle(self, rows: list[Reported], notices: Noticed, now_ms: int, untold: Iterable[Untold] = ()) -> None:
         """Take outcomes of `new_outcomes`; `notices` gives the notice file for each (ID, recipient) that is owed one.
+
+        What is `untold` counts as refused, for the summary.
 
         The notice files are on disk already: a crash before the commit leaves strays, one after it nothing undone.
         """
@@ -192,10 +243,33 @@ class Sent:
                 )
                 if outcome.action in FINAL:
                     self._db.execute("UPDATE out_tx SET open = open - 1 WHERE id = ?", (row.id,))
-            self._db.executemany(
-                "INSERT OR IGNORE INTO notice (id, tx, state, made_ms, next_ms) VALUES (?,?,'owed',?,?)",
-                {(notice, tx, now_ms, now_ms) for (tx, _), notice in notices.items()},
+            self._db.executemany(  # the far side speaks of it: what else is in the batch it may have as well
+                "UPDATE sent SET whole_ms = ? WHERE whole_ms IS NULL"
+                " AND (stream, seq) = (SELECT stream, seq FROM out_tx WHERE id = ?)",
+                {(now_ms, row.id) for row in rows},
             )
+            owe(self._ledger, notices, now_ms, untold)
+
+    def end(
+        self, entry: Entry, outcomes: Iterable[Outcome], notices: Noticed, now_ms: int, untold: Iterable[Untold] = ()
+    ) -> None:
+        """A transaction that is in no batch ends here: final outcomes for all that had none.  Idempotent.
+
+        The notice files are on disk already, and so is the transaction's, under `ended`.
+        """
+        with self._ledger.transaction():
+            new = self._db.execute(
+                "INSERT OR IGNORE INTO out_tx (id, stream, seq, arrival_ms, recipients, open, priority)"
+                " VALUES (?,'',0,?,?,0,?)",
+                (entry.id, entry.arrival_ms, entry.recipients, entry.priority),
+            ).rowcount
+            if not new:
+                return
+            self._db.executemany(
+                "INSERT OR REPLACE INTO out_rcpt VALUES (?,?,?,?,?,?,?,?,0,?)",
+                ((entry.id, *outcome, notices.get((entry.id, outcome.recipient))) for outcome in outcomes),
+            )
+            owe(self._ledger, notices, now_ms, untold)
 
     def let_go(self, now_ms: int) -> list[Number]:
         """Settle what has every outcome and no owed notice; returns the batches of which nothing is left."""
@@ -206,7 +280,8 @@ class Sent:
                 (now_ms,),
             )
             done = self._ledger.rows(
-                "SELECT stream, seq, kind FROM sent WHERE state = 'custody' AND NOT EXISTS (SELECT 1 FROM out_tx"
+                "SELECT stream, seq, kind FROM sent WHERE state <> 'settled' AND state = 'custody'"
+                " AND NOT EXISTS (SELECT 1 FROM out_tx"
                 " WHERE out_tx.stream = sent.stream AND out_tx.seq = sent.seq AND settled_ms IS NULL)"
             )
             self._db.executemany(
@@ -214,33 +289,27 @@ class Sent:
             )
         return [Number(*row) for row in done]
 
-    # -- notices ------------------------------------------------------------------------------------------------
+    def open_outcomes(self, identifier: str, recipients: int) -> dict[int, Outcome | None]:
+        """The recipients without a final outcome, with what was said of them last."""
+        query = "SELECT n, action, code, status, text, mta, time_ms FROM out_rcpt WHERE id = ?"
+        known = {row[0]: Outcome(*row) for row in self._ledger.rows(query, identifier)}
+        return {n: known.get(n) for n in range(recipients) if n not in known or known[n].action not in FINAL}
 
-    def owed_notices(self, now_ms: int) -> list[OwedNotice]:
-        """The notices that are due to be handed over."""
-        rows = self._ledger.rows(
-            "SELECT id, tx, made_ms, attempts FROM notice WHERE state = 'owed' AND next_ms <= ? ORDER BY id LIMIT 1000",
-            now_ms,
-        )
-        return [OwedNotice(*row) for row in rows]
+    def open_recipients(self, identifier: str) -> list[int]:
+        """Those without a final outcome."""
+        rows = self._ledger.rows("SELECT recipients FROM out_tx WHERE id = ?", identifier)
+        return sorted(self.open_outcomes(identifier, rows[0][0])) if rows else []
 
-    def notice_ids(self) -> set[str]:
-        """Of all notices still owed."""
-        return {row[0] for row in self._ledger.rows("SELECT id FROM notice WHERE state = 'owed'")}
+    def actions(self, identifier: str) -> dict[str, int]:
+        """How many recipients had which outcome."""
+        query = "SELECT action, COUNT(*) FROM out_rcpt WHERE id = ? GROUP BY action"
+        return dict(self._ledger.rows(query, identifier))
 
-    def notice_done(self, identifier: str, state: str, outcome: Outcome | None) -> None:
-        """The notice is with an MTA ("sent"), or was refused for good ("refused")."""
+    def tell(self, identifier: str, notices: Noticed, now_ms: int) -> None:
+        """A delay is told, once; where no notice is owed for it, that is noted too."""
         with self._ledger.transaction():
-            self._db.execute(
-                "UPDATE notice SET state = ?, text = ? WHERE id = ?",
-                (state, outcome.text if outcome else b"", identifier),
-            )
-
-    def postpone_notice(self, identifier: str, next_ms: int) -> None:
-        with self._ledger.transaction():
-            self._db.execute(
-                "UPDATE notice SET attempts = attempts + 1, next_ms = ? WHERE id = ?", (next_ms, identifier)
-            )
+            self._db.execute("INSERT OR IGNORE INTO told VALUES (?, ?)", (identifier, now_ms))
+            owe(self._ledger, notices, now_ms)
 
     def prune(self, before_ms: int) -> None:
         """Forget what was settled before a time."""
@@ -249,8 +318,9 @@ class Sent:
                 "DELETE FROM out_rcpt WHERE id IN (SELECT id FROM out_tx WHERE settled_ms < ?)", (before_ms,)
             )
             self._db.execute(
-                "DELETE FROM notice WHERE state <> 'owed' AND tx IN (SELECT id FROM out_tx WHERE settled_ms < ?)",
-                (before_ms,),
+                "DELETE FROM notice WHERE state <> 'owed' AND (tx IN (SELECT id FROM out_tx WHERE settled_ms < ?1)"
+                " OR (tx = ?2 AND made_ms < ?1))",
+                (before_ms, POSTMASTER),
             )
             self._db.execute("DELETE FROM out_tx WHERE settled_ms < ?", (before_ms,))
             self._db.execute(
@@ -258,3 +328,4 @@ class Sent:
                 " AND seq < (SELECT MAX(seq) FROM sent AS newer WHERE newer.stream = sent.stream)",
                 (before_ms,),
             )
+            voided.prune(self._ledger)

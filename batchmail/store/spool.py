@@ -2,9 +2,11 @@
 
     SPOOL/VERSION            an older program than the spool stops
     SPOOL/SETUP              for which configuration it was set up
+    SPOOL/ballast            room that is given up when the disk is full: store.ballast
+    SPOOL/looks              what the ledgers said last: store.looks
     SPOOL/tmp/               drafts
     SPOOL/doors/NAME         for each name that a door may be given: the peer and its limits
-    SPOOL/lock/              locks and bells, a pair for each peer and step
+    SPOOL/lock/              locks and bells, a pair for each peer and step; the socket door's, for what it is offered
     SPOOL/out/PEER/...       store.waiting, store.boxes
     SPOOL/in/PEER/...        store.boxes, store.notices
     SPOOL/ledger/PEER        store.ledger
@@ -12,23 +14,16 @@
 One user owns everything.  Not here: what the configuration says (`cli.config`).
 """
 
-import contextlib
 import os
-import re
-import time
-from collections.abc import Iterable
-from typing import NamedTuple
 
-from batchmail.core.digest import sha256
-from batchmail.core.errors import SpoolError, UsageError
+from batchmail.core.errors import SpoolError, UnknownPeer
 from batchmail.core.names import is_peer
-from batchmail.store.durable import make_dir, replace, retire, retire_tree
+from batchmail.core.value import NamedTuple
 
 VERSION = 1
 NORMAL_DIR = "09"  # of priority 0
-_DRAFT_LIFE_S = 36 * 3600  # longer than any door or call keeps a draft open
-_STAMP = "SETUP"
-_NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,246}\Z")  # a file name once `domain.` stands before it
+_OF_NAME = "abcdefghijklmnopqrstuvwxyz0123456789._-"
+_NAME_MAX = 247  # a file name once `domain.` stands before it
 
 
 class Door(NamedTuple):
@@ -39,6 +34,7 @@ class Door(NamedTuple):
     max_message_octets: int
     reserve_octets: int  # free space below which nothing is accepted
     odd_octets: str  # "normalize" or "refuse": what to do with bare CR and LF
+    is_retired: bool = False  # what comes for it is for later: its domains are nobody else's
 
 
 class Spool:
@@ -53,11 +49,10 @@ class Spool:
     def _check_version(self) -> None:
         path = f"{self.root}/VERSION"
         try:
-            with open(path, "rb") as file:
-                text = file.read(20)
+            text = _read(path, 20)
         except OSError as error:
             raise SpoolError(f"{path}: {error.strerror}: run batchmail setup") from None
-        if not re.match(rb"[0-9]{1,9}\n\Z", text):
+        if not text[:-1].isdigit() or len(text) > 10 or not text.endswith(b"\n"):
             raise SpoolError(f"{path} is damaged: it should hold the number {VERSION}")
         if int(text) > VERSION:
             raise SpoolError(
@@ -69,16 +64,12 @@ class Spool:
         """The peers that have a place in the spool."""
         return sorted(name for name in os.listdir(f"{self.root}/out") if is_peer(name))
 
-    def sweep(self, now_s: float) -> None:
-        """Remove what a crash has left: drafts, and bundles of them."""
-        for entry in os.scandir(self.tmp):
-            with contextlib.suppress(FileNotFoundError):  # a door has just finished with it
-                if entry.stat(follow_symlinks=False).st_mtime < now_s - _DRAFT_LIFE_S:
-                    retire_tree(entry.path)
 
+def become_owner(root: str, with_groups: bool = True) -> None:
+    """A program started as root becomes the spool's owner for good (and leaves no file of root's behind).
 
-def become_owner(root: str) -> None:
-    """A program started as root becomes the spool's owner for good (and leaves no file of root's behind)."""
+    A door that touches nothing but the spool does without the owner's other groups: to look them up takes long.
+    """
     if os.geteuid() != 0:
         return
     try:
@@ -86,7 +77,7 @@ def become_owner(root: str) -> None:
     except FileNotFoundError:
         return
     if status.st_uid:
-        become(status.st_uid, status.st_gid)
+        become(status.st_uid, status.st_gid, with_groups)
 
 
 def check_owner(root: str) -> None:
@@ -105,10 +96,10 @@ def check_owner(root: str) -> None:
         )
 
 
-def become(uid: int, gid: int) -> None:
-    """Be another user from now on, with that user's groups; only root can."""
-    name = user_name(uid)
-    if name.isdigit():
+def become(uid: int, gid: int, with_groups: bool = True) -> None:
+    """Be another user from now on, with that user's groups or none but `gid`; only root can."""
+    name = user_name(uid) if with_groups else ""
+    if not name or name.isdigit():
         os.setgroups([])
     else:
         os.initgroups(name, gid)
@@ -126,105 +117,64 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
-def set_up(root: str, peers: Iterable[tuple[Door, Iterable[str]]]) -> None:
-    """Make what is missing of the spool and bring the doors' files up to date; idempotent.
-
-    `peers` gives each peer's door and domains: exact, `.domain` for all below it, `*` for all.
-    """
-    make_dir(root)
-    for name in ("tmp", "doors", "lock", "out", "in", "ledger"):
-        make_dir(f"{root}/{name}")
-    if not os.path.exists(f"{root}/VERSION"):
-        replace(f"{root}/tmp", f"{root}/VERSION", b"%d\n" % VERSION)
-    spool = Spool(root)
-    chosen = list(peers)
-    for door, _ in chosen:
-        set_up_peer(spool, door.peer)
-    files = _door_files(chosen)
-    for name, text in files.items():
-        _write_if_changed(spool, f"{root}/doors/{name}", text)
-    for name in set(os.listdir(f"{root}/doors")) - set(files):
-        retire(f"{root}/doors/{name}")
-    spool.sweep(time.time())
-    _write_if_changed(spool, f"{root}/{_STAMP}", _fingerprint(chosen))
-
-
-def is_set_up(root: str, peers: Iterable[tuple[Door, Iterable[str]]]) -> bool:
-    """Whether `set_up` was last done for just these; cheap, for the programs that do it in passing."""
-    try:
-        with open(f"{root}/{_STAMP}", "rb") as file:
-            return file.read(100) == _fingerprint(list(peers))
-    except FileNotFoundError:
-        return False
-
-
-def _fingerprint(peers: list[tuple[Door, Iterable[str]]]) -> bytes:
-    text = repr([(door, tuple(domains)) for door, domains in peers])
-    return f"{sha256(text.encode()).hexdigest()}\n".encode()
-
-
-def _door_files(peers: Iterable[tuple[Door, Iterable[str]]]) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    for door, domains in peers:
-        text = "".join(f"{key}={value}\n" for key, value in door._asdict().items()).encode()
-        for name in (f"peer.{door.peer}", *map(_domain_file, domains)):
-            files.setdefault(name, text)
-    return files
-
-
-def stale_doors(root: str, peers: Iterable[tuple[Door, Iterable[str]]]) -> list[str]:
-    """The doors' files that are not as `set_up` would make them."""
-    files = _door_files(peers)
-    stale = set(os.listdir(f"{root}/doors")) - set(files)
-    for name, text in files.items():
-        try:
-            with open(f"{root}/doors/{name}", "rb") as file:
-                if file.read() == text:
-                    continue
-        except FileNotFoundError:
-            pass
-        stale.add(name)
-    return sorted(stale)
-
-
-def set_up_peer(spool: Spool, peer: str) -> None:
-    """Make the directories of a peer."""
-    for path in (f"waiting/{NORMAL_DIR}", "held", "outbox", "offered"):
-        make_dir(f"{spool.root}/out/{peer}/{path}")
-    for path in ("partial", "inbox", "notices"):
-        make_dir(f"{spool.root}/in/{peer}/{path}")
-
-
 def find_door(root: str, name: str) -> Door:
-    """The door for a peer's name or a domain.  Raises SpoolError naming the known peers."""
-    for candidate in _candidates(name.lower().rstrip(".")):
+    """The door for a peer's name or a domain.  Raises UnknownPeer naming the known ones, or one that is retired."""
+    wanted = name.lower().rstrip(".")
+    door = _find_door(root, name, [f"peer.{wanted}"] if is_domain(wanted) else [], _candidates(wanted))
+    if door.is_retired:
+        raise UnknownPeer(
+            f"peer {door.peer} is retired: no mail is taken for it until batchmail retire --undo {door.peer}"
+        )
+    return door
+
+
+def find_domain_door(root: str, domain: str) -> Door:
+    """The door for a domain alone, a retired one too: a peer's name does not count as one.  Raises UnknownPeer."""
+    return _find_door(root, domain, [], _candidates(domain.lower().rstrip(".")))
+
+
+def find_peer_door(root: str, peer: str) -> Door:
+    """The door of a peer, a retired one too.  Raises UnknownPeer."""
+    return _find_door(root, peer, [f"peer.{peer}"] if is_domain(peer) else [], [])
+
+
+def _find_door(root: str, name: str, first: list[str], then: list[str]) -> Door:
+    for candidate in (*first, *then):
         try:
-            with open(f"{root}/doors/{candidate}", "rb") as file:
-                return _parse_door(file.read(2000).decode("ascii", "replace"), candidate)
+            return _parse_door(_read(f"{root}/doors/{candidate}", 2000).decode("ascii", "replace"), candidate)
         except FileNotFoundError:
             continue
     known = sorted(name[5:] for name in os.listdir(f"{root}/doors") if name.startswith("peer."))
     listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     shown = name if name.isprintable() else ascii(name)
-    raise SpoolError(f"no peer {shown}; known: {listed or 'none'}; after editing the configuration run batchmail setup")
+    raise UnknownPeer(
+        f"no peer {shown}; known: {listed or 'none'}; after editing the configuration run batchmail setup"
+    )
+
+
+def _read(path: str, octets: int) -> bytes:
+    """The start of a small file."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, octets)
+    finally:
+        os.close(fd)
+
+
+def is_domain(name: str) -> bool:
+    """Whether a name, in lower case, can stand in that of a door's file."""
+    first = name[:1] or "."
+    return len(name) <= _NAME_MAX and first not in ".-" and not name.strip(_OF_NAME)
 
 
 def _candidates(wanted: str) -> list[str]:
     if not wanted:
         return []
-    if not _NAME.match(wanted):
+    if not is_domain(wanted):
         return ["any"]  # such as an address literal
     labels = wanted.split(".")
     above = [".".join(labels[n:]) for n in range(1, len(labels))]
-    return [f"peer.{wanted}", f"domain.{wanted}", *(f"below.{domain}" for domain in above), "any"]
-
-
-def _domain_file(domain: str) -> str:
-    if domain == "*":
-        return "any"
-    if not _NAME.match(domain.lstrip(".").lower()):
-        raise UsageError(f"not a domain: {domain}")
-    return f"below.{domain[1:].lower()}" if domain.startswith(".") else f"domain.{domain.lower()}"
+    return [f"domain.{wanted}", *(f"below.{domain}" for domain in above), "any"]
 
 
 def _parse_door(text: str, name: str) -> Door:
@@ -236,16 +186,7 @@ def _parse_door(text: str, name: str) -> Door:
             int(fields["max_message_octets"]),
             int(fields["reserve_octets"]),
             fields["odd_octets"],
+            fields.get("is_retired") == "True",
         )
     except (KeyError, ValueError):
         raise SpoolError(f"the door file {name} is damaged: run batchmail setup") from None
-
-
-def _write_if_changed(spool: Spool, path: str, text: bytes) -> None:
-    try:
-        with open(path, "rb") as file:
-            if file.read() == text:
-                return
-    except FileNotFoundError:
-        pass
-    replace(spool.tmp, path, text)

@@ -5,13 +5,17 @@ queries cost what they count: each has its index.
 """
 
 import os
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from typing import NamedTuple
 
+from batchmail.core.errors import SpoolError
 from batchmail.core.numbered import BATCH, Number
 from batchmail.core.outcome import Outcome
 from batchmail.store.ledger import Ledger
+from batchmail.store.received import NEVER_MS
 from batchmail.store.spool import Spool
+from batchmail.store.waiting import WaitingRoom
 
 _OUTCOME = "n, action, code, status, text, mta, time_ms"
 
@@ -23,15 +27,26 @@ class Open(NamedTuple):
     first_ms: int | None  # arrival of the oldest, or when the next is due
 
 
+class Look(NamedTuple):
+    """How it stands with a peer, by its ledger."""
+
+    unsettled: Mapping[str, Open]  # our transactions in batches, by the state of the batch, with the oldest arrival
+    replay: Open  # the peer's, with the time when the next is due
+    owed: Open  # notices
+    held: int  # the peer's that are too old to know whether they were delivered
+    first_held: str | None
+    facts: Mapping[str, str]  # see `Ledger.fact`
+
+
 class SentTransaction(NamedTuple):
-    """A transaction in a batch of ours."""
+    """A transaction in a batch of ours, or one that ended without: its number has no stream then."""
 
     number: Number
     arrival_ms: int
     recipients: int
     settled_ms: int | None
-    state: str  # of the batch: sealed, custody, settled
-    sealed_ms: int
+    state: str  # of the batch: sealed, custody, settled; or ended
+    sealed_ms: int | None
     custody_ms: int | None
 
 
@@ -73,23 +88,26 @@ class View:
 
     def __init__(self, ledger: Ledger):
         self._rows = ledger.rows
-        self.fact = ledger.fact
         self.close = ledger.close
 
-    def unsettled(self) -> dict[str, Open]:
-        """Of our transactions in batches, by the state of the batch, with the oldest arrival."""
-        rows = self._rows(
+    def look(self) -> Look:
+        """The peer as a whole."""
+        unsettled = self._rows(
             "SELECT sent.state, COUNT(*), MIN(arrival_ms) FROM out_tx JOIN sent USING (stream, seq)"
             " WHERE settled_ms IS NULL GROUP BY sent.state"
         )
-        return {state: Open(number, first_ms) for state, number, first_ms in rows}
-
-    def to_replay(self) -> Open:
-        """Of the peer's transactions, with the time when the next is due."""
-        return Open(*self._rows("SELECT COUNT(*), MIN(next_ms) FROM in_tx WHERE state <> 'done'")[0])
-
-    def owed_notices(self) -> Open:
-        return Open(*self._rows("SELECT COUNT(*), MIN(next_ms) FROM notice WHERE state = 'owed'")[0])
+        replay = "SELECT COUNT(*), MIN(next_ms) FROM in_tx WHERE state <> 'done' AND next_ms < ?"
+        query = "SELECT COUNT(*), MIN(id) FROM in_tx WHERE state <> 'done' AND next_ms = ? AND state = 'held'"
+        held, first_held = self._rows(query, NEVER_MS)[0]
+        owed = "SELECT COUNT(*), MIN(next_ms) FROM notice WHERE state = 'owed'"
+        return Look(
+            {state: Open(number, first_ms) for state, number, first_ms in unsettled},
+            Open(*self._rows(replay, NEVER_MS)[0]),
+            Open(*self._rows(owed)[0]),
+            held,
+            first_held,
+            dict(self._rows("SELECT name, value FROM fact WHERE name NOT LIKE 'voided.%'")),
+        )
 
     def batch_state(self, number: Number) -> str:
         rows = self._rows("SELECT state FROM sent WHERE stream = ? AND seq = ?", *number[:2])
@@ -104,6 +122,34 @@ class View:
                 return str(rows[0][0])
         return ""
 
+    def damage(self) -> str:
+        """What SQLite finds wrong with the file, the first of it."""
+        try:
+            found = self._rows("PRAGMA integrity_check(1)")[0][0]
+        except SpoolError as error:
+            return str(error)
+        return "" if found == "ok" else str(found).splitlines()[0]
+
+    def open_files(self) -> list[Number]:
+        """The batches of ours whose files are still needed."""
+        rows = self._rows(
+            "SELECT DISTINCT stream, seq, kind FROM out_tx JOIN sent USING (stream, seq)"
+            " WHERE settled_ms IS NULL AND state IN ('sealed', 'custody') ORDER BY stream, seq"
+        )
+        return [Number(*row) for row in rows]
+
+    def files_in_custody(self) -> list[Number]:
+        """The peer's batches of which something is still to be replayed."""
+        rows = self._rows(
+            "SELECT DISTINCT in_tx.stream, in_tx.seq, kind FROM in_tx JOIN received USING (stream, seq)"
+            " WHERE in_tx.state <> 'done' ORDER BY 1, 2"
+        )
+        return [Number(*row) for row in rows]
+
+    def owed_ids(self) -> list[str]:
+        """The notices whose files are still needed."""
+        return [row[0] for row in self._rows("SELECT id FROM notice WHERE state = 'owed' ORDER BY id")]
+
     def open_ids(self, number: Number) -> set[str]:
         """The transactions of a batch of ours that are not settled."""
         query = "SELECT id FROM out_tx WHERE stream = ? AND seq = ? AND settled_ms IS NULL"
@@ -111,11 +157,20 @@ class View:
 
     def sent(self, identifier: str) -> SentTransaction | None:
         rows = self._rows(
-            "SELECT stream, seq, arrival_ms, recipients, settled_ms, sent.state, sealed_ms, custody_ms"
-            " FROM out_tx JOIN sent USING (stream, seq) WHERE id = ?",
+            "SELECT stream, seq, arrival_ms, recipients, settled_ms, COALESCE(sent.state, 'ended'),"
+            " sealed_ms, custody_ms FROM out_tx LEFT JOIN sent USING (stream, seq) WHERE id = ?",
             identifier,
         )
         return SentTransaction(Number(rows[0][0], rows[0][1], BATCH), *rows[0][2:]) if rows else None
+
+    def plan(self, identifier: str) -> str:
+        """What was decided about a transaction of ours, and what came of that; empty: nothing."""
+        rows = self._rows("SELECT verb, peer, result, request FROM plan WHERE tx = ?", identifier)
+        if not rows:
+            return ""
+        verb, peer, result, request = rows[0]
+        waits = "the far side is asked for it" if request else "to be done"
+        return f"{verb}{f' to {peer}' if peer else ''}: {result or waits}"
 
     def sent_outcomes(self, identifier: str) -> list[Told]:
         rows = self._rows(f"SELECT {_OUTCOME}, notice FROM out_rcpt WHERE id = ? ORDER BY n", identifier)  # noqa: S608
@@ -144,8 +199,23 @@ class View:
 
 def open_view(spool: Spool, peer: str) -> View | None:
     """A look into a peer's ledger, or None when there is none and need not be.  Raises SpoolError."""
+    ledger = ledger_of(spool, peer)
+    return View(ledger) if ledger else None
+
+
+def look(spool: Spool, peer: str) -> Look | None:
+    """How it stands with a peer by its ledger, or None when there is none and need not be.  Raises SpoolError."""
+    view = open_view(spool, peer)
+    if view is None:
+        return None
+    with closing(view):
+        return view.look()
+
+
+def ledger_of(spool: Spool, peer: str) -> Ledger | None:
+    """A peer's ledger, as `open_view`."""
     if os.path.exists(f"{spool.root}/ledger/{peer}") or _holds_batches(spool, peer):
-        return View(Ledger(spool, peer))  # which says what a ledger that is missing means
+        return Ledger(spool, peer)  # which says what a ledger that is missing means
     return None
 
 
@@ -153,6 +223,14 @@ def _holds_batches(spool: Spool, peer: str) -> bool:
     with suppress(FileNotFoundError):  # a peer that is not set up
         return any(os.listdir(f"{spool.root}/{place}") for place in (f"out/{peer}/outbox", f"in/{peer}/inbox"))
     return False
+
+
+def is_untouched(spool: Spool, peer: str) -> bool:
+    """Whether nothing was ever exchanged with a peer, and nothing waits for it: one of thousands, perhaps."""
+    if os.path.exists(f"{spool.root}/ledger/{peer}"):
+        return False
+    room = WaitingRoom(spool, peer)
+    return room.is_empty() and next(room.scan_held(), None) is None and not _holds_batches(spool, peer)
 
 
 def find_file(spool: Spool, number: Number) -> str:
