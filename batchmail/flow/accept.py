@@ -1,31 +1,25 @@
 """Accept: what comes in at a door becomes transactions in the spool, all of one input or none.
 
 An `Intake` is told the envelope, then the content in pieces, then the end, of
-each transaction; `commit` makes them wait for their peer, durably.  Content is
-held in memory up to a bound and in a draft beyond it, because the MAIL command
-above it in the spool file depends on what it holds (RFC 6152: BODY=8BITMIME).
-Until `commit` nothing counts: a crash leaves drafts, and the MTA has its mail.
+each transaction; `commit` makes them wait for their peer, durably.  Until then
+nothing counts: a crash leaves drafts, and the MTA has its mail.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
-
-from batchmail.core import beside as besides
-from batchmail.core import rmail
-from batchmail.core.beside import Beside
-from batchmail.core.bsmtp import Content, End, Reader, Start
-from batchmail.core.digest import sha256
-from batchmail.core.envelope import Client, Envelope, Parameter, Recipient, find
-from batchmail.core.errors import BadContent, MalformedInput, TooLarge
-from batchmail.core.lines import CRLF, Normalizer, Unstuffer
+from batchmail.core.envelope import Client, Envelope, Recipient
+from batchmail.core.errors import MalformedInput
+from batchmail.core.lines import CRLF, Unstuffer
 from batchmail.core.names import next_id
-from batchmail.store.durable import Draft, check_room
+from batchmail.core.value import TYPE_CHECKING, Callable, NamedTuple
+from batchmail.flow.body import MAX_HELD_OCTETS, Body, imply, offer_name, priority_of
+from batchmail.store.arrivals import Arrivals
+from batchmail.store.durable import Draft
+from batchmail.store.room import check_room
 from batchmail.store.spool import Door, Spool
-from batchmail.store.waiting import WaitingRoom
+
+if TYPE_CHECKING:
+    from batchmail.core.beside import Beside
 
 CHUNK_OCTETS = 1 << 16  # what a pipe holds
-MAX_HELD_OCTETS = 1 << 18  # of content in memory
 MAX_TRANSACTIONS = 10_000  # in one input
 
 Read = Callable[[int], bytes]  # up to so many octets; none at the end of the input
@@ -37,7 +31,7 @@ class Origin(NamedTuple):
     queue_id: str = ""  # the MTA's; the same input under the same one is accepted once
     client: Client = Client()
     priority: int = 0  # where MT-PRIORITY says nothing
-    beside: Beside = Beside()
+    beside: "Beside | None" = None
 
 
 class Message(NamedTuple):
@@ -60,73 +54,6 @@ class Accepted(NamedTuple):
     bare_lf: int
 
 
-class Body:
-    """The content of a transaction while it comes in: checked, with CRLF line ends, not stuffed."""
-
-    def __init__(self, spool: Spool, door: Door, eol: bytes):
-        self._spool, self._door = spool, door
-        self._crlf = eol == CRLF  # else a line feed is the line end
-        self._normalizer = Normalizer()
-        self._memory: list[bytes] = []
-        self._draft: Draft | None = None
-        self._last = CRLF
-        self.size_octets = 0
-        self.ascii = True
-
-    def add(self, octets: bytes) -> None:
-        if b"\0" in octets:
-            raise BadContent("the message holds a NUL octet, which mail cannot carry")
-        self._hold(self._normalizer.feed(octets))
-
-    def end(self) -> None:
-        self._hold(self._normalizer.end())
-        if self._last != CRLF:
-            self._hold(CRLF)  # RFC 5321 §4.1.1.4: a last line without its end gets one
-        if self._door.odd_octets == "refuse" and (self.bare_cr or self.bare_lf):
-            raise BadContent(
-                f"the message holds carriage returns ({self.bare_cr}) or line feeds ({self.bare_lf}) that stand alone"
-            )
-
-    @property
-    def bare_cr(self) -> int:
-        return self._normalizer.bare_cr
-
-    @property
-    def bare_lf(self) -> int:
-        return self._normalizer.bare_lf if self._crlf else 0
-
-    def pieces(self) -> Iterator[bytes]:
-        if self._draft is not None:
-            yield from self._draft.read_back()
-        yield from self._memory
-
-    def discard(self) -> None:
-        if self._draft is not None:
-            self._draft.discard()
-
-    def _hold(self, octets: bytes) -> None:
-        if not octets:
-            return
-        self.size_octets += len(octets)
-        self.ascii = self.ascii and octets.isascii()
-        self._last = (self._last + octets)[-2:]
-        if self.size_octets > self._door.max_message_octets:
-            raise TooLarge(
-                f"the message is larger than {self._door.peer} takes ({self._door.max_message_octets} octets)"
-            )
-        self._memory.append(octets)
-        if self._draft is not None or self.size_octets > MAX_HELD_OCTETS:
-            self._spill()
-
-    def _spill(self) -> None:
-        check_room(self._spool.root, self._door.reserve_octets)
-        if self._draft is None:
-            self._draft = Draft(self._spool.tmp)
-        for octets in self._memory:
-            self._draft.write(octets)
-        self._memory.clear()
-
-
 class Intake:
     """One input of a door on its way into the spool."""
 
@@ -135,12 +62,12 @@ class Intake:
         check_room(spool.root, door.reserve_octets)
         self._spool, self._door, self._origin = spool, door, origin
         self._first_id, self._now_ms = first_id, now_ms
-        self._room = WaitingRoom(spool, door.peer)
+        self._room = Arrivals(spool, door.peer)
         self.begin(Envelope(b"", (), ()), b"")  # of no weight, nothing ends it
         self._drafts: list[tuple[Draft, str]] = []
         self._accepted: list[Accepted] = []
         self._priorities: list[int] = []
-        self._digests = sha256(origin.queue_id.encode() + b"\n")
+        self._digests: list[str] = []
 
     def begin(self, envelope: Envelope, eol: bytes) -> None:
         """A transaction's envelope is known; `eol` is the line end of the content that follows."""
@@ -151,14 +78,16 @@ class Intake:
         self._body.add(octets)
 
     def end(self) -> None:
-        """The transaction is whole: put it on stable storage, under a name that does not count yet."""
+        """The transaction is whole: make a draft of it, under a name that does not count yet."""
         if len(self._drafts) == MAX_TRANSACTIONS:
             raise MalformedInput(f"more than {MAX_TRANSACTIONS} transactions in one input")
+        for draft, _ in self._drafts[-1:]:
+            draft.sync()  # closes it: there may be many; the only one is synced with its name
         body = self._body
         body.end()
-        envelope = _imply(besides.complete(self._envelope, self._origin.beside), body.ascii)
-        given = find(envelope.parameters, b"MT-PRIORITY")
-        priority = int(given.value) if given and given.value else self._origin.priority
+        beside = self._origin.beside
+        envelope = imply(beside.complete(self._envelope) if beside else self._envelope, body.ascii)
+        priority = priority_of(envelope, self._origin.priority)
         identifier = next_id(self._first_id, len(self._drafts))
         draft, writer = self._room.write(
             identifier, self._now_ms, priority, self._origin.queue_id, self._origin.client, envelope
@@ -168,7 +97,7 @@ class Intake:
             writer.content(octets)
         name, digest = writer.end()
         self._drafts[-1] = (draft, name)
-        self._digests.update(digest.encode())
+        self._digests.append(digest)
         self._priorities.append(priority)
         self._accepted.append(Accepted(identifier, envelope, body.size_octets, body.bare_cr, body.bare_lf))
         body.discard()
@@ -179,7 +108,7 @@ class Intake:
         if not self._drafts:
             raise MalformedInput("the input holds no message: its writer was cut off, or wrote nothing")
         check_room(self._spool.root, self._door.reserve_octets)
-        offered = self._digests.hexdigest()[:40] if self._origin.queue_id else ""
+        offered = offer_name(self._origin.queue_id, self._digests)
         priority = max(self._priorities)
         if len(self._drafts) == 1:
             identifiers = [self._room.put(*self._drafts[0], priority, offered, self._now_ms)]
@@ -189,27 +118,12 @@ class Intake:
 
     def discard(self) -> None:
         """Leave nothing behind of what was not committed."""
-        with contextlib.suppress(OSError):  # the sweep does it later
+        try:
             self._body.discard()
             for draft, _ in self._drafts:
                 draft.discard()
-
-
-def read_batch(read: Read, intake: Intake) -> None:
-    """Take the transactions of a BSMTP text, to its end."""
-    reader = Reader()
-    ended = False
-    while not ended:
-        data = read(CHUNK_OCTETS)
-        ended = not data
-        reader.receive(data)
-        while (event := reader.next_event()) is not None:
-            if isinstance(event, Start):
-                intake.begin(event.envelope, reader.eol)
-            elif isinstance(event, Content):
-                intake.content(event.octets)
-            elif isinstance(event, End):
-                intake.end()
+        except OSError:
+            pass  # the sweep does it later
 
 
 def read_message(read: Read, intake: Intake, message: Message) -> None:
@@ -222,6 +136,8 @@ def read_message(read: Read, intake: Intake, message: Message) -> None:
     eol = _eol_of(text)
     sender = message.sender
     if message.from_lines or message.from_line:
+        from batchmail.core import rmail  # seldom
+
         top = rmail.take(text, eol, False, message.from_line)
         while top is None:
             data = read(CHUNK_OCTETS)
@@ -265,14 +181,3 @@ def _unstuff(unstuffer: Unstuffer, data: bytes) -> bytes:
     if was_done or unstuffer.rest:
         raise MalformedInput("there is input after the final dot of the message")
     return content
-
-
-def _imply(envelope: Envelope, is_ascii: bool) -> Envelope:
-    """The envelope with what addresses and content say by themselves, where no parameter does."""
-    parameters = envelope.parameters
-    if not is_ascii and not find(parameters, b"BODY"):
-        parameters += (Parameter(b"BODY", b"8BITMIME"),)
-    addresses = [envelope.sender, *(recipient.address for recipient in envelope.recipients)]
-    if not find(parameters, b"SMTPUTF8") and not all(map(bytes.isascii, addresses)):
-        parameters += (Parameter(b"SMTPUTF8", None),)
-    return envelope._replace(parameters=parameters)

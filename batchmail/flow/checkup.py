@@ -9,37 +9,26 @@ import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import closing
-from typing import NamedTuple
 
 from batchmail.core.errors import BatchmailError, LineError, PeerError
-from batchmail.core.numbered import BATCH, Number
 from batchmail.core.settings import Peer, Site
 from batchmail.flow.context import Context
-from batchmail.flow.overview import look_at, numbers_in, room_trouble
+from batchmail.flow.damage import Finding
+from batchmail.flow.overview import look_at, room_trouble
 from batchmail.flow.smtp_session import Session
 from batchmail.flow.target_spec import TargetSpec, parse_target
-from batchmail.store import batchfile, spool
-from batchmail.store.boxes import Inbox, Outbox
-from batchmail.store.spool import Door, Spool
-from batchmail.store.view import View, open_view
-from batchmail.store.waiting import Waiting, WaitingRoom, read_entry
+from batchmail.store.setup import stale_doors
+from batchmail.store.spool import Door, Spool, user_name
+from batchmail.store.view import open_view
 from batchmail.wire.known_hosts import known_keys, name_in_files
 from batchmail.wire.ssh_address import parse_address
 from batchmail.wire.ssh_config import find_route
 from batchmail.wire.ssh_keys import LoginKeys
 
 
-class Finding(NamedTuple):
-    """What was looked at, and what is wrong with it; empty when nothing is."""
-
-    subject: str
-    problem: str = ""
-
-
 def check_spool(found: Spool, doors: Iterable[tuple[Door, Iterable[str]]]) -> Iterator[Finding]:
     """Rights, and whether the doors know what the configuration says."""
-    owner = spool.user_name(os.geteuid())
+    owner = user_name(os.geteuid())
     mend = f"chown -R {owner} {found.root}; chmod -R u+rwX,go= {found.root}"
     try:
         yield from _check_spool(found, doors, mend)
@@ -48,11 +37,11 @@ def check_spool(found: Spool, doors: Iterable[tuple[Door, Iterable[str]]]) -> It
 
 
 def _check_spool(found: Spool, doors: Iterable[tuple[Door, Iterable[str]]], mend: str) -> Iterator[Finding]:
-    owner = spool.user_name(os.geteuid())
+    owner = user_name(os.geteuid())
     wrong = list(_wrong_rights(found.root))
     shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
     yield Finding(f"rights of {found.root}", f"not {owner}'s alone: {shown}; {mend}" if wrong else "")
-    stale = spool.stale_doors(found.root, doors)
+    stale = stale_doors(found.root, doors)
     shown = ", ".join(stale[:3]) + (", ..." if len(stale) > 3 else "")
     problem = f"not up to date with the configuration ({shown}): run batchmail setup" if stale else ""
     yield Finding(f"doors in {found.root}/doors", problem)
@@ -72,7 +61,7 @@ def _wrong_rights(root: str) -> Iterator[str]:
             yield f"{path} (missing)"
             continue
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-            yield f"{path} ({spool.user_name(status.st_uid)}, {stat.S_IMODE(status.st_mode):04o})"
+            yield f"{path} ({user_name(status.st_uid)}, {stat.S_IMODE(status.st_mode):04o})"
 
 
 def check_room(context: Context) -> Finding:
@@ -87,8 +76,12 @@ def check_state(context: Context) -> Iterator[Finding]:
     if not ledger.problem:
         state = look_at(context)
         ended = f": {state.call_text}" if state.call_code else ""
-        problem = "; ".join(trouble.text for trouble in state.troubles)
-        yield Finding(f"last call with {context.peer.name}{'' if problem else ended}", problem)
+        for trouble in state.troubles:  # of many things, such as what a person has decided and forgotten
+            yield Finding(f"status of {context.peer.name}", trouble.text)
+        if not state.troubles:
+            yield Finding(f"last call with {context.peer.name}{ended}")
+        if theirs := state.lists.theirs:
+            yield Finding(f"valid recipients of {context.peer.name}: {theirs.addresses}, by its list of {theirs.day}")
 
 
 def _check_ledger(context: Context) -> Finding:
@@ -116,7 +109,7 @@ def _target_problem(spec: TargetSpec, me: str) -> str:
     if spec.scheme in ("bsmtp", "maildir"):
         place = spec.path if os.path.exists(spec.path) else os.path.dirname(spec.path)
         writable = os.access(place, os.W_OK | os.X_OK)
-        return "" if writable else f"{spool.user_name(os.geteuid())} cannot write into {place}"
+        return "" if writable else f"{user_name(os.geteuid())} cannot write into {place}"
     if spec.scheme == "rmail":
         return "" if os.access(spec.path, os.X_OK) else f"{spec.path} is no program that can be started"
     try:
@@ -153,52 +146,3 @@ def _ssh_problem(peer: Peer, way: str) -> str:
     if not known_keys(files, name):
         return f"{' and '.join(files)} has no line for {name}: batchmail key {peer.name} prints it"
     return ""
-
-
-# -- every file -------------------------------------------------------------------------------------------------
-
-
-def check_files(context: Context) -> Iterator[Finding]:
-    """Read every file of a peer and compare it with its digests; only what is wrong, then one finding for the rest."""
-    room, count = WaitingRoom(context.spool, context.peer.name), 0
-    for scan in (room.scan_held(), room.scan()):
-        for waiting in scan:
-            count += 1
-            problem = _waiting_problem(waiting)
-            if problem:
-                yield Finding(f"{waiting.path}", f"{problem}; set it aside and ask the sender for it again")
-    view = open_view(context.spool, context.peer.name)
-    if view is not None:
-        with closing(view):
-            for box in (Outbox(context.spool, context.peer.name), Inbox(context.spool, context.peer.name)):
-                for number in numbers_in(box):
-                    count += 1
-                    problem = _numbered_problem(view, number, box.path(number))
-                    if problem:
-                        yield Finding(box.path(number), problem)
-    yield Finding(f"files of {context.peer.name}: {count} read")
-
-
-def _waiting_problem(waiting: Waiting) -> str:
-    try:
-        _, text = read_entry(waiting)
-        for _ in text():
-            pass
-    except FileNotFoundError:  # sealed meanwhile
-        return ""
-    except (OSError, BatchmailError) as error:
-        return str(error)
-    return ""
-
-
-def _numbered_problem(view: View, number: Number, path: str) -> str:
-    try:
-        identity = batchfile.check_batch(path)[2] if number.kind == BATCH else batchfile.unpack(path)[1]
-    except FileNotFoundError:  # settled meanwhile
-        return ""
-    except (OSError, BatchmailError) as error:
-        return f"{error}; the other side can be asked to send it again, or has it"
-    known = view.identity(number)
-    return (
-        "" if known in ("", identity) else "not the file that the ledger knows under its number: its identity differs"
-    )

@@ -7,6 +7,10 @@ from batchmail.core.envelope import Client, Envelope
 from batchmail.core.outcome import Outcome
 
 
+def _nothing() -> None:
+    pass
+
+
 class Delivery(NamedTuple):
     """One transaction, to be given to a target."""
 
@@ -18,6 +22,7 @@ class Delivery(NamedTuple):
     utf8_header: bool  # its header does
     content: Callable[[], Iterator[bytes]]  # CRLF, not dot-stuffed, our Received: on top; may be called several times
     client: Client
+    following: "Callable[[], Delivery | None]" = _nothing  # what comes next; to be asked for behind the dot
 
 
 BeforeDot = Callable[[], None]
@@ -26,6 +31,8 @@ Settled = Callable[[Outcome], None]
 
 class Target(Protocol):
     """Where a site's received mail goes."""
+
+    offers: str  # EHLO keywords, as in "8BITMIME DSN"; empty: not known, or it speaks no SMTP
 
     def deliver(self, delivery: Delivery, before_dot: BeforeDot, settled: Settled) -> None:
         """Give the transaction.

@@ -4,7 +4,7 @@ A loop of one thread: octets from the stream become events of the machine,
 events become files on disk and answers, what waits becomes events again.
 Everything else that takes time has its own thread and posts to the loop's
 queue: reading and writing the stream (`wire.pump`), checking whole files
-(`flow.incoming`), replaying and settling (`flow.work`).
+(`flow.incoming`), sealing (`flow.ahead`), replaying and settling (`flow.worker`).
 """
 
 import contextlib
@@ -14,35 +14,38 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from batchmail.core.errors import BatchmailError, LineError, PeerError, Temporary
+from batchmail.core.errors import BatchmailError, LineError, PeerError, SpoolError, Temporary
+from batchmail.flow import recipients, requests
+from batchmail.flow.ahead import Ahead
 from batchmail.flow.context import Context
+from batchmail.flow.greeting import Notes, check_site
 from batchmail.flow.incoming import Answer, Arrivals
+from batchmail.flow.listed import in_force
 from batchmail.flow.outgoing import Outgoing
 from batchmail.flow.seal import Sealer
-from batchmail.flow.work import Worker
+from batchmail.flow.totals import Mail, Totals
+from batchmail.flow.worker import Worker
 from batchmail.proto import session as states
-from batchmail.proto.frames import Bye, Custody, Data, Done, Event, Open, Ping, Received, Refuse
+from batchmail.proto.frames import Bye, Custody, Data, Done, Event, Note, Open, Ping, Received, Refuse
 from batchmail.proto.hello import VERSIONS, Hello
-from batchmail.proto.pace import Pace
+from batchmail.proto.pace import FLOOR_OCTETS, START_OCTETS, Pace
 from batchmail.proto.session import Session
+from batchmail.proto.watch import Watch
 from batchmail.store.bell import WAKE, YIELD
 from batchmail.store.ledger import Ledger
 from batchmail.store.line import CALLER, Line
-from batchmail.store.received import Received as ReceivedLedger
 from batchmail.wire import maillog
 from batchmail.wire.pump import Drained, Ended, Octets, Pump
 from batchmail.wire.stream import Stream
 
-SILENCE_S = 180.0  # nothing heard, or nothing of ours acknowledged, for this long: the line is dead
-ANSWER_S = 900.0  # the other side has a whole file and does not say what became of it
-_PING_S = 45.0  # nothing heard for this long: ask
-_PROBE_S = 3.0  # a second call was started here: is this one alive?
 _TICK_S = 0.5
 _REPORT_EVERY_S = 1.0  # while the replay goes on
 _WRITER_OCTETS = 64 << 10  # handed to the writer thread ahead of the line
 _MAX_WRITER_OCTETS = 4 << 20  # a peer that makes us answer and does not read
 _MAX_TURN = 32  # things that came, before we see to what is to go
 _CLOSE_S = 1.5
+_SEALED = "sealed"  # a batch is there to be sent
+_WINDOW = "window"  # the fact that keeps how much may be under way, for the beginning of the next call
 
 
 class Options(NamedTuple):
@@ -53,25 +56,13 @@ class Options(NamedTuple):
     max_octets: int | None = None
 
 
-class Totals(NamedTuple):
-    """A call's figures so far, for progress and for the line at its end."""
-
-    sent_octets: int
-    received_octets: int
-    left_octets: int  # of the files that are on their way, in both directions
-    files_sent: int
-    files_received: int
-    transactions_sent: int
-    seconds: float
-    rate: float | None  # octets per second, of what we send
-
-
 class Result(NamedTuple):
     """How a call ended."""
 
     totals: Totals
     error: BatchmailError | None
     text: str  # what the other side said at the end, if anything
+    note: str = ""  # what it said for people
 
 
 class _Word(NamedTuple):
@@ -86,7 +77,6 @@ class Call:
     def __init__(
         self,
         context: Context,
-        stream: Stream,
         line: Line,
         role: str,
         options: Options,
@@ -98,29 +88,60 @@ class Call:
         self._queue: queue.SimpleQueue[Octets | Ended | Drained | Answer | _Word] = queue.SimpleQueue()
         self._ledger: Ledger = context.open_ledger()
         self._sealer = Sealer(context, self._ledger)
-        self._outgoing = Outgoing(context, self._ledger, self._sealer)
+        ahead = Ahead(context, lambda: self._queue.put(_Word(_SEALED)))
+        self._outgoing = Outgoing(context, self._ledger, self._sealer, ahead)
         self._arrivals = Arrivals(context, self._ledger, self._queue.put)
-        self._unreported = ReceivedLedger(self._ledger)
         self._worker = Worker(context, replayed, lambda: self._queue.put(_Word("work")))
-        self._pump = Pump(stream, self._queue.put)
+        self._pump = Pump(self._queue.put)
         self._session = Session()
-        self._pace = Pace()
-        self._started_s = self._heard_s = self._answered_s = time.monotonic()
-        self._pinged_s: float | None = None
-        self._probe_s: float | None = None  # when a probe that is under way gives up
+        self._pace = Pace(int(self._ledger.fact(_WINDOW) or START_OCTETS))
+        self._started_s = self._opened_s = time.monotonic()
+        self._watch = Watch(self._pace, self._started_s)
         self._acknowledged_octets = 0
-        self._last_custody_s, self._reported_s = self._started_s, 0.0  # what an earlier call left is replayed at once
+        self._pause_s: float | None = None  # until what is to go next is due
+        self._last_custody_s, self._reported_s = self._started_s, 0.0  # what an earlier call left is replayed soon
         self._hello: Hello | None = None
-        self._over = False
+        self._over = self._is_left = False
         self._text = ""
+        self._notes = Notes(context, self._ledger)
 
-    def run(self) -> Result:
-        """Hold the call to its end, whatever it is.  What goes wrong is in the result, and what we have is kept."""
+    def opening(self) -> bytes:
+        """Our first octets, which a carrier may take along while it still logs in.  Raises BatchmailError."""
+        try:
+            self._sealer.recover()
+            self._arrivals.recover()
+            have, partial = self._arrivals.have()
+            context, limits = self._context, self._arrivals.limits()
+            memory, now_ms = self._ledger.memory, context.now_ms()
+            kinds = tuple(requests.KINDS)
+            offers = tuple((self._ledger.fact("target_offers") or "").split())
+            known = in_force(context)
+            hello = Hello(context.site.name, VERSIONS, now_ms, memory, limits, have, partial, kinds, offers, known)
+            has_nothing = self._outgoing.has_nothing() and not self._arrivals.held_text()
+            done = self._session.opens_received if has_nothing else None
+        except OSError as error:
+            raise Temporary(f"the spool cannot be used: {error}") from None
+        self._opened_s = time.monotonic()
+        return self._session.start(hello) + (b"" if done is None else self._session.send(Done(done)))
+
+    def abandon(self) -> None:
+        """There is no line."""
+        self._arrivals.close()
+        self._ledger.close()
+
+    def run(self, stream: Stream, left: bytes | None = None) -> Result:
+        """Hold the call to its end, whatever it is.  What goes wrong is in the result, and what we have is kept.
+
+        `left` is what the carrier has not taken along of our `opening`; None: that was not asked for.
+        """
+        self._started_s = self._last_custody_s = time.monotonic()
+        self._watch = Watch(self._pace, self._started_s, self._started_s - self._opened_s if left == b"" else 0.0)
+        self._pump.start(stream)
         error: BatchmailError | None = None
         cut = True
         patient = self._role == CALLER and not self._options.stay  # what has come is replayed here before we go
         try:
-            self._open()
+            self._open(left)
             while not self._over:
                 self._take()
                 self._advance()
@@ -148,25 +169,14 @@ class Call:
             totals.received_octets,
             totals.seconds,
         )
-        return Result(totals, error, self._text)
+        return Result(totals, error, self._text, self._notes.text)
 
     # -- beginning and end --------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
-        self._sealer.recover()
-        self._arrivals.recover()
-        have, partial = self._arrivals.have()
-        context = self._context
-        hello = Hello(
-            context.site.name, VERSIONS, context.now_ms(), self._ledger.memory, self._arrivals.limits(), have, partial
-        )
-        self._pump.start()
-        self._pump.write(self._session.start(hello))
-        if self._outgoing.has_nothing() and not self._unreported.has_unreported():
-            self._send(Done(self._session.opens_received))
+    def _open(self, left: bytes | None) -> None:
+        self._pump.write(self.opening() if left is None else left)
         threading.Thread(target=self._listen, name="batchmail-bell", daemon=True).start()
         self._worker.start()
-        self._worker.kick()
 
     def _listen(self) -> None:
         """Pass on what is rung, until the bell is taken down."""
@@ -191,7 +201,14 @@ class Call:
         finally:  # also when a signal ends the waiting: the transaction at hand is not left between dot and reply
             self._worker.stop(wait=False)
             self._arrivals.close()
+            self._remember()
             self._ledger.close()
+
+    def _remember(self) -> None:
+        if self._pace.rate is not None:
+            with contextlib.suppress(SpoolError):
+                octets = self._pace.window_octets()
+                self._ledger.note(_WINDOW, str(octets - octets % FLOOR_OCTETS))
 
     def _totals(self) -> Totals:
         return Totals(
@@ -200,24 +217,27 @@ class Call:
             self._outgoing.left_octets + self._arrivals.left_octets,
             self._outgoing.files,
             self._arrivals.files,
-            self._outgoing.transactions,
             time.monotonic() - self._started_s,
             self._pace.rate,
+            self._pace.round_trip_s,
+            Mail(self._outgoing.batches, self._outgoing.transactions, self._outgoing.text_octets),
+            Mail(self._arrivals.batches, self._arrivals.transactions, self._arrivals.text_octets),
         )
 
     # -- what comes ---------------------------------------------------------------------------------------------
 
     def _take(self) -> None:
         """Wait for something, then deal with what is there; not for ever, a peer may never stop asking."""
+        tick_s = _TICK_S / 5 if self._watch.is_probing else _TICK_S
         with contextlib.suppress(queue.Empty):
-            self._deal_with(self._queue.get(timeout=_TICK_S))
+            self._deal_with(self._queue.get(timeout=tick_s if self._pause_s is None else min(tick_s, self._pause_s)))
             for _ in range(_MAX_TURN):
                 if not self._over:
                     self._deal_with(self._queue.get_nowait())
 
     def _deal_with(self, item: Octets | Ended | Drained | Answer | _Word) -> None:
         if isinstance(item, Octets):
-            self._heard_s, self._pinged_s, self._probe_s = time.monotonic(), None, None
+            self._watch.heard(time.monotonic())
             self._session.receive(item.data)
             self._pump.taken()
             while not self._over and (event := self._session.next_event()) is not None:
@@ -237,11 +257,12 @@ class Call:
         if word == YIELD:
             self._end("takeover", "a newer call of the same peer has come")
             raise LineError("a newer call of the same peer took over")
-        self._outgoing.look()
-        if word == WAKE and self._probe_s is None:
-            pace = self._pace
-            wait_s = pace.outstanding_octets / pace.rate if pace.rate else 0.0
-            self._probe_s = time.monotonic() + max(_PROBE_S, 4 * (wait_s + (pace.round_trip_s or 0.0)))
+        if word == _SEALED:
+            self._work_on_what_is_left()
+        else:
+            self._outgoing.look()
+        if word == WAKE and not self._watch.is_probing:
+            self._watch.probe(time.monotonic())
             self._send(Ping())
 
     def _follow(self, event: Event) -> None:
@@ -253,15 +274,17 @@ class Call:
         elif isinstance(event, Data):
             answer = self._arrivals.data(event)
         elif isinstance(event, Received):
-            self._pace.acknowledged(event.octets, time.monotonic())
+            self._pace.acknowledged(event.octets, event.clock_us / 1e6, time.monotonic())
         elif isinstance(event, Custody):
-            self._answered_s = time.monotonic()
+            self._watch.answered(time.monotonic())
             if self._outgoing.custody(event):
                 self._worker.kick()
         elif isinstance(event, Refuse):
             self._outgoing.refuse(event)
         elif isinstance(event, Ping):
-            self._send(Received(self._arrivals.octets))
+            self._tell_received()
+        elif isinstance(event, Note):
+            self._notes.take(event)
         elif isinstance(event, Bye):
             self._over, self._text = True, event.text
             if event.reason == "error":  # for a person; the rest passes
@@ -276,8 +299,17 @@ class Call:
         check_site(self._context, self._ledger, hello)
         self._arrivals.greet(hello)
         self._outgoing.greet(hello)
+        recipients.greet(self._ledger, hello)
         self._ledger.note("contact_ms", str(self._context.now_ms()))
-        self._ledger.note("stopped", self._outgoing.stopped)
+        for note in self._notes.greet(self._outgoing.stopped, self._arrivals.held_text()):
+            self._send(note)
+        self._is_left = True
+
+    def _work_on_what_is_left(self) -> None:
+        """By an earlier call, and by time; once the first batch is sealed, for which the line waits."""
+        if self._is_left:
+            self._is_left, self._last_custody_s = False, time.monotonic()
+            self._worker.kick()
 
     # -- what goes ----------------------------------------------------------------------------------------------
 
@@ -293,44 +325,48 @@ class Call:
         if self._hello is not None:
             self._acknowledge()
             self._send_files()
+            if not self._outgoing.is_sealing:
+                self._work_on_what_is_left()
         self._watch_the_line()
         self._finish_if_done()
         self._progress(self._totals())
 
     def _acknowledge(self) -> None:
         if self._arrivals.octets != self._acknowledged_octets:
-            self._acknowledged_octets = self._arrivals.octets
-            self._send(Received(self._acknowledged_octets))
+            self._tell_received()
+
+    def _tell_received(self) -> None:
+        self._acknowledged_octets = self._arrivals.octets
+        self._send(Received(self._acknowledged_octets, time.monotonic_ns() // 1000))
 
     def _send_files(self) -> None:
         now_s = time.monotonic()
-        if (self._worker.is_idle or now_s - self._reported_s > _REPORT_EVERY_S) and self._unreported.has_unreported():
+        idle, told_s = self._worker.is_idle, max(self._reported_s, self._last_custody_s)
+        if (idle or now_s - told_s > _REPORT_EVERY_S) and self._outgoing.has_lines():
             self._reported_s = now_s
-            self._outgoing.report()
+            self._outgoing.report(whole=idle)
         while True:
             pending = self._pump.pending_octets
             if pending > _MAX_WRITER_OCTETS:
                 raise PeerError("the other side does not read what it asks for")
-            room = min(self._pace.room_octets(), _WRITER_OCTETS - pending)
-            events = self._outgoing.next_events(room, self._pace.frame_octets())
+            now_s = time.monotonic()
+            room = min(self._pace.room_octets(now_s), _WRITER_OCTETS - pending)
+            self._sealer.rate = self._pace.rate or self._sealer.rate
+            frame_octets = self._pace.frame_octets()
+            events = self._outgoing.next_events(room if self._pace.sent_octets else frame_octets, frame_octets)
             for event in events:
                 self._send(event)
             if not any(isinstance(event, Data) for event in events):
+                # While the writer is behind, its Drained is waited for, not the time.
+                may_send = self._outgoing.left_octets and self._pump.pending_octets < _WRITER_OCTETS
+                self._pause_s = self._pace.pause_s(now_s) if may_send else None
                 return
 
     def _watch_the_line(self) -> None:
         now_s = time.monotonic()
-        if self._probe_s is not None and now_s > self._probe_s:
-            raise LineError("the line is dead: it did not answer when another call was started")
-        if now_s - self._heard_s > SILENCE_S:
-            raise LineError(f"nothing was heard for {SILENCE_S:.0f} s")
-        since_s = now_s - (self._pace.progress_s or now_s)
-        if self._pace.outstanding_octets and since_s > SILENCE_S:
-            raise LineError(f"the other side acknowledged nothing for {SILENCE_S:.0f} s")
-        if self._outgoing.awaits_answer and min(since_s, now_s - self._answered_s) > ANSWER_S:
-            raise LineError(f"the other side did not answer a file for {ANSWER_S:.0f} s")
-        if self._hello is not None and self._pinged_s is None and now_s - self._heard_s > _PING_S:
-            self._pinged_s = now_s
+        if trouble := self._watch.trouble(now_s, self._outgoing.awaits_answer):
+            raise LineError(trouble)
+        if self._hello is not None and self._watch.must_ask(now_s):
             self._send(Ping())
             self._outgoing.look()
             self._worker.kick()  # what was put off may be due
@@ -341,7 +377,7 @@ class Call:
             return False
         waiting_s = time.monotonic() - self._last_custody_s
         if self._worker.is_idle or waiting_s > self._context.peer.report_wait_s:
-            return not self._unreported.has_unreported() or bool(self._outgoing.stopped or self._outgoing.put_off)
+            return not self._outgoing.has_lines() or bool(self._outgoing.stopped or self._outgoing.put_off)
         return False
 
     def _finish_if_done(self) -> None:
@@ -361,16 +397,3 @@ class Call:
     def _end(self, reason: str, text: str) -> None:
         self._send(Bye(reason, text))
         self._over, self._text = True, text
-
-
-def check_site(context: Context, ledger: Ledger, hello: Hello) -> None:
-    """The peer's site name is learned in the first call and then fixed."""
-    known = context.peer.site or ledger.fact("peer_site")
-    if hello.site == context.site.name:
-        raise PeerError(f"the other side has our own name, {hello.site}: each site needs a name of its own")
-    if known and known != hello.site:
-        raise PeerError(
-            f"peer {context.peer.name} was {known} until now and says it is {hello.site}:"
-            f' if that is right, set site = "{hello.site}" in its entry'
-        )
-    ledger.note("peer_site", hello.site)

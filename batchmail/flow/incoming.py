@@ -11,23 +11,28 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from batchmail.core import report
+from batchmail.core import report, request
 from batchmail.core.errors import BatchmailError, PeerError
 from batchmail.core.manifest import Head, Item
-from batchmail.core.numbered import BATCH, REPORT, REQUEST, Number
+from batchmail.core.numbered import ANSWER, BATCH, REPORT, REQUEST, VOID, Number
+from batchmail.flow import clock
 from batchmail.flow.context import Context
 from batchmail.proto.frames import Custody, Data, Open, Refuse
 from batchmail.proto.hello import MAX_PARTIALS, Have, Hello, Limits, PartialFile
 from batchmail.store import batchfile
 from batchmail.store.boxes import ENCODING, Inbox, Incoming
-from batchmail.store.durable import check_room, free_octets
+from batchmail.store.durable import Draft
 from batchmail.store.ledger import Ledger
 from batchmail.store.received import Received
+from batchmail.store.remembered import PIECE_OCTETS, Remembered, is_word
+from batchmail.store.requests import Wishes
+from batchmail.store.room import check_room, free_octets
 from batchmail.wire import maillog
 
 _SLACK_OCTETS = 1 << 20  # manifest and envelope of one transaction, above its content
 _ALLOWANCE_OCTETS = 16 << 20  # of small files beyond the quota
-_SMALL_OCTETS = 1 << 20  # reports and requests, which are taken below the reserve too
+_SMALL_OCTETS = 1 << 20  # reports, requests and answers, which are taken below the reserve too
+_MAX_WISHES = 100_000  # requests of the peer that are remembered
 
 
 class Answer(NamedTuple):
@@ -43,7 +48,8 @@ class Arrivals:
     def __init__(self, context: Context, ledger: Ledger, post: Callable[[Answer], None]):
         self._context, self._post = context, post
         self._inbox = Inbox(context.spool, context.peer.name)
-        self._received = Received(ledger)
+        self._received, self._wishes = Received(ledger), Wishes(ledger)
+        self._ledger, self._remembered = ledger, Remembered(ledger, "in")
         self._coming: dict[tuple[str, int], Incoming] = {}
         self._manifest_octets: dict[tuple[str, int], int] = {}  # of batches not judged yet
         self._jobs: queue.SimpleQueue[Incoming | None] = queue.SimpleQueue()
@@ -53,6 +59,7 @@ class Arrivals:
         self._ahead_ms = 0
         self.octets = 0  # of data in this call
         self.files = 0  # taken into custody
+        self.batches = self.transactions = self.text_octets = 0  # of these
 
     def recover(self) -> None:
         """After a crash: rows for files that lie in the inbox, and no files that are done."""
@@ -67,22 +74,34 @@ class Arrivals:
         """A crash came between file and row; the peer has not been told, so what is damaged may go."""
         try:
             _, items, identity = _check(number, self._inbox.path(number))
-            self._received.custody(number, identity, items, self._context.now_ms(), 0)
+            self._custody(self._ledger, number, identity, items, 0)
         except PeerError as error:
             maillog.refused_file(number.file_name, self._context.peer.name, False, str(error))
             self._inbox.remove(number)
 
     def have(self) -> tuple[tuple[Have, ...], tuple[PartialFile, ...]]:
         """For our HELLO."""
-        have = tuple(Have(h.stream, h.up_to, h.identity, tuple(h.beyond)) for h in self._received.having())
+        have = tuple(
+            Have(h.stream, h.up_to, h.identity, tuple(h.beyond), self._remembered.up_to(h.stream, h.up_to).word)
+            for h in self._received.having()
+        )
         partial: list[PartialFile] = []
         for part in self._inbox.partials():
             known = self._received.identity(*part.number[:2]) is not None
             if known or len(partial) == MAX_PARTIALS:  # more cannot be told, so they would be sent from their start
                 self._inbox.drop(part.path)
             else:
-                partial.append(PartialFile(part.number, part.identity, ENCODING, part.octets, part.digest()))
+                partial.append(PartialFile(part.number, part.identity, part.encoding, part.octets, part.digest()))
         return have, tuple(partial)
+
+    def held_text(self) -> str:
+        """For the people at the other side."""
+        held = self._received.held()
+        return (
+            f"{held} of your transactions are held here: they are too old to know whether they came before"
+            if held
+            else ""
+        )
 
     def limits(self) -> Limits:
         most = self._context.peer.max_message_octets + _SLACK_OCTETS
@@ -96,6 +115,7 @@ class Arrivals:
         """The peer's HELLO has come; its files may."""
         self._far_site = hello.site
         self._ahead_ms = self._context.now_ms() - hello.clock_ms
+        clock.compare(self._ledger, self._context.now_ms(), hello.clock_ms)
         self._thread.start()
 
     @property
@@ -111,7 +131,7 @@ class Arrivals:
         number, key = event.number, event.number[:2]
         had = self._received.identity(*key)
         if had is not None:
-            if had != event.identity:
+            if had not in ("", event.identity) and number.kind != VOID:  # else it came to an older call just in time
                 raise PeerError(f"{number.file_name} is not the file of that number that we have: see batchmail status")
             return Custody(*key)
         if key in self._checking:  # it would be another file by the time it is in our custody
@@ -121,10 +141,13 @@ class Arrivals:
             return refusal
         if key in self._coming:
             self._coming.pop(key).close()
-        incoming = self._inbox.begin(number, event.identity, event.offset)
+        try:
+            incoming = self._inbox.begin(number, event.identity, event.offset, event.encoding)
+        except OSError as error:  # no room for a name, as with a quota of files: this direction stops
+            return self._cannot_store(number, error)
         self._coming[key] = incoming
         incoming.expected_octets = event.octets
-        if number.kind == BATCH:
+        if number.kind == BATCH and event.encoding == ENCODING:
             self._manifest_octets[key] = 0
         if event.offset == event.octets:
             self._check_later(incoming)
@@ -132,11 +155,12 @@ class Arrivals:
 
     def _refuse_now(self, event: Open) -> Refuse | None:
         number = event.number
-        if number.kind == REQUEST:
-            return Refuse(*number[:2], False, "requests are not understood here yet")
-        if event.encoding != ENCODING:
+        if number.kind == REQUEST and self._wishes.count() > _MAX_WISHES:
+            return Refuse(*number[:2], False, "too many requests are remembered here")
+        if event.encoding != ENCODING and not is_word(event.encoding):
             return Refuse(*number[:2], False, f"encoding {event.encoding} is not known here")
-        if event.octets > (self.limits().file_octets if number.kind == BATCH else _SMALL_OCTETS):
+        is_large = number.kind == BATCH and event.encoding == ENCODING
+        if event.octets > (self.limits().file_octets if is_large else _SMALL_OCTETS):
             return Refuse(*number[:2], True, f"{event.octets} octets are more than is taken here")
         coming = sum(other.expected_octets - other.octets for other in self._coming.values())
         if number.kind != BATCH and self._inbox.octets() > self._context.peer.quota_octets + _ALLOWANCE_OCTETS:
@@ -156,10 +180,9 @@ class Arrivals:
         try:
             incoming.append(event.octets)
         except OSError as error:  # the disk is full: this direction stops, the other goes on
-            maillog.trouble(self._context.peer.name, f"{incoming.number.file_name} cannot be written: {error.strerror}")
             self._coming.pop(key).close()
             self._manifest_octets.pop(key, None)
-            return Refuse(*key, False, "it cannot be stored here now")
+            return self._cannot_store(incoming.number, error)
         if key in self._manifest_octets:
             try:
                 self._judge(incoming)
@@ -168,6 +191,10 @@ class Arrivals:
         if incoming.octets == incoming.expected_octets:
             self._check_later(incoming)
         return None
+
+    def _cannot_store(self, number: Number, error: OSError) -> Refuse:
+        maillog.trouble(self._context.peer.name, f"{number.file_name} cannot be written: {error.strerror}")
+        return Refuse(*number[:2], False, "it cannot be stored here now")
 
     def _give_up(self, incoming: Incoming, why: str) -> Refuse:
         key = incoming.number[:2]
@@ -222,7 +249,7 @@ class Arrivals:
         while (incoming := self._jobs.get()) is not None:
             try:
                 ledger = ledger or self._context.open_ledger()
-                answer = self._take(incoming, Received(ledger))
+                answer = self._take(incoming, ledger)
             except Exception as error:  # noqa: BLE001  the sender keeps it; without an answer the call would wait
                 maillog.trouble(self._context.peer.name, f"{incoming.path}: {type(error).__name__}: {error}")
                 answer = Refuse(*incoming.number[:2], False, "it cannot be stored here now")
@@ -230,10 +257,41 @@ class Arrivals:
         if ledger:
             ledger.close()
 
-    def _take(self, incoming: Incoming, received: Received) -> Custody | Refuse:
+    def _take(self, incoming: Incoming, ledger: Ledger) -> Custody | Refuse:
+        if incoming.encoding == ENCODING:
+            return self._take_file(incoming, incoming.path, lambda: self._inbox.take(incoming), ledger)
+        number = incoming.number
+        try:
+            draft = self._restore(incoming, Remembered(ledger, "in"))
+        except PeerError as error:  # the sender falls back on the file as it is
+            self._inbox.drop(incoming.path)
+            maillog.refused_file(number.file_name, self._context.peer.name, False, str(error))
+            return Refuse(*number[:2], False, str(error))
+        with draft:
+            answer = self._take_file(incoming, draft.path, lambda: self._inbox.take_restored(draft, number), ledger)
+        self._inbox.drop(incoming.path)
+        return Refuse(*number[:2], False, answer.text) if isinstance(answer, Refuse) else answer
+
+    def _restore(self, incoming: Incoming, remembered: Remembered) -> Draft:
+        """A draft of the file as it is to lie here, out of what came compressed against remembered text."""
+        number = incoming.number
+        text = remembered.by_word(number.stream, incoming.encoding)
+        if not text.word:
+            raise PeerError(f"what {number.file_name} was compressed against is not remembered here")
+        draft = Draft(self._context.spool.tmp)
+        try:
+            with open(incoming.path, "rb") as file:
+                encoded = file.read(_SMALL_OCTETS)
+            batchfile.restore(draft, encoded, number.kind == BATCH, text.octets, incoming.path)
+        except BaseException:
+            draft.discard()
+            raise
+        return draft
+
+    def _take_file(self, incoming: Incoming, path: str, take: Callable[[], None], ledger: Ledger) -> Custody | Refuse:
         number, peer = incoming.number, self._context.peer.name
         try:
-            head, items, identity = _check(number, incoming.path)
+            head, items, identity = _check(number, path)
             if identity != incoming.identity:
                 raise PeerError(f"{number.file_name} is not what was announced: its identity differs")
             if head is not None:
@@ -248,8 +306,8 @@ class Arrivals:
         try:
             if number.kind == BATCH:
                 check_room(self._context.spool.root, self._context.site.reserve_octets)
-            self._inbox.take(incoming)
-            received.custody(number, identity, items, self._context.now_ms(), self._ahead_ms)
+            take()
+            self._custody(ledger, number, identity, items, self._ahead_ms)
         except PeerError as error:  # what it says of a transaction contradicts what came before
             self._inbox.remove(number)
             maillog.refused_file(number.file_name, peer, True, str(error))
@@ -259,8 +317,18 @@ class Arrivals:
             self._inbox.drop(incoming.path)
             maillog.refused_file(number.file_name, peer, False, str(error))
             return Refuse(*number[:2], False, "it cannot be stored here now")
+        if head is not None:
+            self.batches, self.transactions = self.batches + 1, self.transactions + len(items)
+            self.text_octets += head.text_octets
         maillog.custody(number.file_name, peer, incoming.octets)
         return Custody(*number[:2])
+
+    def _custody(self, ledger: Ledger, number: Number, identity: str, items: list[Item], ahead_ms: int) -> None:
+        """The rows of a file that lies in the inbox, and its text for those that come after it."""
+        piece = batchfile.tail(self._inbox.path(number), number.kind == BATCH, PIECE_OCTETS)
+        with ledger.transaction():
+            Received(ledger).custody(number, identity, items, self._context.now_ms(), ahead_ms)
+            Remembered(ledger, "in").add(number, piece)
 
     def sync(self) -> None:
         """The call is over: partial files stay as they are, synced."""
@@ -287,7 +355,9 @@ def _check(number: Number, path: str) -> tuple[Head | None, list[Item], str]:
     if number.kind == REPORT:
         report.read_report(number, lines)
     elif number.kind == REQUEST:
-        report.read_request(number, lines)
+        request.read_requests(number, lines)
+    elif number.kind == ANSWER:
+        request.read_answers(number, lines)
     else:
         report.read_void(number, lines)
     return None, [], identity

@@ -4,62 +4,44 @@ Reports and requests go first, then batches; a large one yields to a more
 urgent one between frames.  Where the far side stands is known from its HELLO.
 """
 
-import os
+import contextlib
 
 from batchmail.core.errors import PeerError, SpoolError
 from batchmail.core.numbered import BATCH, REPORT, Number
+from batchmail.flow.ahead import Ahead, Order
 from batchmail.flow.context import Context
 from batchmail.flow.seal import Sealer
+from batchmail.flow.sending import Departures, Sending
 from batchmail.proto.frames import Custody, Data, Open, Refuse
-from batchmail.proto.hello import Hello, PartialFile
-from batchmail.store.boxes import ENCODING, Outbox, digest_of
+from batchmail.proto.hello import Hello
+from batchmail.store import batchfile
+from batchmail.store.boxes import Outbox, digest_of
 from batchmail.store.ledger import Ledger
+from batchmail.store.received import Received
+from batchmail.store.remembered import PIECE_OCTETS, Remembered
+from batchmail.store.requests import Requests, Wishes
 from batchmail.store.sent import Sent, SentFile
+from batchmail.store.voided import identity_before
 from batchmail.wire import maillog
 
 _CUTS_TO_REFUSAL = 3
 _MAX_UNANSWERED = 32  # files sent whole and not answered yet
-
-
-class _Sending:
-    """A file under way."""
-
-    def __init__(self, file: SentFile, path: str, offset: int):
-        self.file, self.offset = file, offset
-        self.opened = False
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    @property
-    def left_octets(self) -> int:
-        return self.file.octets - self.offset
-
-    @property
-    def turn(self) -> tuple[bool, bool, str, int]:
-        number = self.file.number
-        return number.kind == BATCH, self.left_octets > (1 << 20), number.stream, number.seq
-
-    def read(self, octets: int) -> Data:
-        data = os.pread(self._fd, octets, self.offset)
-        if not data:
-            raise PeerError(f"{self.file.number.file_name} in the outbox is shorter than it was sealed")
-        piece = Data(*self.file.number[:2], self.offset, data)
-        self.offset += len(data)
-        return piece
-
-    def close(self) -> None:
-        os.close(self._fd)
+_LARGE_OCTETS = 256 << 10  # left of a batch: worth the next being sealed meanwhile; before it more mail can join that
 
 
 class Outgoing:
     """What goes to the peer in one call."""
 
-    def __init__(self, context: Context, ledger: Ledger, sealer: Sealer):
-        self._context, self._sealer = context, sealer
+    def __init__(self, context: Context, ledger: Ledger, sealer: Sealer, ahead: Ahead):
+        self._context, self._sealer, self._ahead = context, sealer, ahead
         self._sent = Sent(ledger)
+        self._received, self._wishes, self._requests = Received(ledger), Wishes(ledger), Requests(ledger)
         self._ledger = ledger
         self._outbox = Outbox(context.spool, context.peer.name)
+        self._remembered = Remembered(ledger, "out")
+        self._departures = Departures(context.peer.name, self._remembered, sealer.level)
         self._hello: Hello | None = None
-        self._queue: list[_Sending] = []
+        self._queue: list[Sending] = []
         self._unanswered: dict[tuple[str, int], SentFile] = {}
         self._whole: set[tuple[str, int]] = set()  # the far side had every octet when the call began
         self._refused: set[tuple[str, int]] = set()  # "later": not tried again within the call
@@ -68,11 +50,16 @@ class Outgoing:
         self.stopped = ""  # why nothing is sent in this call, for the operator
         self.put_off = ""  # why the peer did not take a file now
         self.damaged = ""  # which file of ours cannot be sent
-        self.files = self.transactions = 0  # that the peer took custody of
+        self.files = self.batches = self.transactions = self.text_octets = 0  # that the peer took custody of
 
     def has_nothing(self) -> bool:
-        """Before the peer's HELLO: whether there is nothing at all to send."""
-        return not self._sent.files("sealed") and not self._sealer.has_waiting()
+        """Before the peer's HELLO: whether there is nothing at all to send, nor anything that it may have lost."""
+        return not self._sent.files("sealed", "custody") and not self._sealer.has_waiting() and not self.has_lines()
+
+    def has_lines(self) -> bool:
+        """Whether there are outcomes, answers or requests that no file carries yet."""
+        kinds = None if self._hello is None else self._hello.requests
+        return self._received.has_unreported() or bool(self._wishes.unsent(1)) or bool(self._requests.unsent(kinds, 1))
 
     def greet(self, hello: Hello) -> None:
         """The peer's HELLO: compare memories, take note of what it has, go on where it stands."""
@@ -81,16 +68,25 @@ class Outgoing:
             maillog.trouble(self._context.peer.name, self.stopped)
             return
         self._remember(hello)
-        self._hello = hello
+        self._hello = self._departures.hello = hello
         self._room_octets = hello.limits.room_octets
         for file in self._sent.files("sealed"):
             if hello.of_stream(file.number.stream).holds(file.number.seq):
                 self._take_custody(file)
+            elif self._sealer.on_hold and file.number.kind == BATCH:
+                self._refused.add(file.number[:2])
             elif file.cuts >= _CUTS_TO_REFUSAL and file.number.kind == BATCH:
                 self._reseal(file, f"{file.cuts} calls ended while the peer was checking it")
             else:
                 self._enqueue(file)
         self._enqueue_resealed()
+        self._tell_of_what_is_not_understood(hello)
+
+    def _tell_of_what_is_not_understood(self, hello: Hello) -> None:
+        left = {request.kind for request in self._requests.unsent(None, 1000)} - set(hello.requests)
+        if left:
+            what = f"{hello.site} does not understand {', '.join(sorted(left))}"
+            maillog.trouble(self._context.peer.name, f"{what}: such requests wait for a newer batchmail there")
 
     def _enqueue_resealed(self) -> None:
         for file in self._sent.files("sealed"):
@@ -99,9 +95,17 @@ class Outgoing:
 
     def _remember(self, hello: Hello) -> None:
         """Who it is that has what it has; a new ledger there has none of what the old one had."""
-        if self._ledger.fact("peer_memory") != hello.memory:
+        known = self._ledger.fact("peer_memory")
+        if known != hello.memory:
             self._sent.forget_acknowledged()
+            if known:
+                self._tell_of_a_new_ledger(hello)
             self._ledger.set_fact("peer_memory", hello.memory)
+
+    def _tell_of_a_new_ledger(self, hello: Hello) -> None:
+        if again := self._sent.count_doubtful():
+            text = f"{again} transactions that it may have delivered go again, and may come twice"
+            maillog.trouble(self._context.peer.name, f"{hello.site} has a new ledger, its spool was lost: {text}")
 
     def _is_known(self, file: SentFile) -> bool:
         key = file.number[:2]
@@ -112,14 +116,14 @@ class Outgoing:
         stream = self._ledger.stream
         have = hello.of_stream(stream)
         peer, last = self._context.peer.name, self._sent.last_seq(stream)
-        again = f"batchmail setup --adopt {peer} sends all that is unsettled again"
+        again = f"batchmail resend {peer} at {self._context.site.name} sends all that is unsettled again"
         if have.last > last:
             return (
                 f"{hello.site} has file {have.last} of ours, we know of {last}: this spool has gone back"
                 f" (a restored backup?); {again}"
             )
         ours = self._sent.file(stream, have.up_to)  # None: settled so long ago that it was pruned
-        if ours is not None and ours.identity != have.identity:
+        if ours is not None and have.identity not in (ours.identity, identity_before(self._ledger, stream, have.up_to)):
             return (
                 f"{hello.site} has another file {have.up_to} than we sealed: one of the spools is a copy or a restored"
                 f" backup; {again}"
@@ -144,31 +148,27 @@ class Outgoing:
             self._refused.add(file.number[:2])
             self.damaged = f"{path} is missing or not as it was sealed; its mail waits until it is restored"
             return
-        offset = self._resume_at(file, path)
-        if not self._fits(file, offset):
+        try:
+            if file.cuts:  # a call ended in it: because it cannot be read, perhaps
+                digest_of(path, file.octets)
+            sending = self._departures.begin(file, path)
+        except OSError as error:
+            self._refused.add(file.number[:2])
+            self.damaged = f"{path} cannot be read: {error.strerror}; its mail stays there until it can"
+            return
+        if not self._fits(sending):
             self._put_off(file, "no room there now")
             return
         if file.number.kind == BATCH:
-            self._room_octets -= file.octets - offset
-        if offset == file.octets:
+            self._room_octets -= sending.left_octets
+        if not sending.left_octets:
             self._whole.add(file.number[:2])
-        self._queue.append(_Sending(file, path, offset))
+        self._queue.append(sending)
 
-    def _fits(self, file: SentFile, offset: int) -> bool:
-        if self._hello is None or file.number.kind != BATCH:
+    def _fits(self, sending: Sending) -> bool:
+        if self._hello is None or sending.file.number.kind != BATCH:
             return True
-        return file.octets <= self._hello.limits.file_octets and file.octets - offset <= self._room_octets
-
-    def _resume_at(self, file: SentFile, path: str) -> int:
-        partial = next((p for p in self._partials() if p.number == file.number), None)
-        if partial is None or (partial.identity, partial.encoding) != (file.identity, ENCODING):
-            return 0
-        if partial.octets > file.octets or digest_of(path, partial.octets) != partial.digest:
-            return 0
-        return partial.octets
-
-    def _partials(self) -> tuple[PartialFile, ...]:
-        return self._hello.partial if self._hello else ()
+        return sending.file.octets <= self._hello.limits.file_octets and sending.left_octets <= self._room_octets
 
     # -- what is sent -------------------------------------------------------------------------------------------
 
@@ -176,13 +176,20 @@ class Outgoing:
         """New mail may wait."""
         self._look = True
 
-    def report(self) -> None:
-        """Seal what no report carries yet."""
+    def report(self, whole: bool) -> None:
+        """Seal the outcomes, answers and requests that no file carries yet.
+
+        Not the `whole` of them while outcomes still come: each that was just written would be a file of its own.
+        """
         if self._hello is None:
             return
+        kinds = self._hello.requests
         try:
-            while (number := self._sealer.seal_report()) is not None:
-                self._enqueue_number(number)
+            for seal in (self._sealer.seal_report, self._sealer.seal_answer, lambda: self._sealer.seal_request(kinds)):
+                while (number := seal()) is not None:
+                    self._enqueue_number(number)
+                    if not whole:
+                        break
         except (OSError, SpoolError) as error:
             self.put_off = f"no report can be sealed: {error}"
 
@@ -191,18 +198,20 @@ class Outgoing:
         events: list[Open | Data] = []
         if self._hello is None:
             return events
-        if self._look:
+        if self._look or self._ahead.has_sealed():
             self._refill()
         while self._queue:
             sending = min(self._queue, key=lambda s: s.turn)
             if not sending.opened:
                 file = sending.file
                 sending.opened = True
-                events.append(Open(file.number, file.identity, ENCODING, file.octets, sending.offset))
+                self._mark_whole(sending)
+                events.append(Open(file.number, file.identity, sending.encoding, sending.octets, sending.offset))
             if sending.left_octets and octets <= 0:
                 break
             if sending.left_octets:
-                events.append(sending.read(min(frame_octets, octets)))
+                events.append(self._read(sending, min(frame_octets, octets)))
+                self._mark_whole(sending)
                 octets -= len(events[-1].octets) if isinstance(events[-1], Data) else 0
             if not sending.left_octets:
                 self._queue.remove(sending)
@@ -211,29 +220,52 @@ class Outgoing:
                 self._refill()
         return events
 
-    def _refill(self) -> None:
-        """Seal what waits, when little is left to send of what was sealed."""
-        hello = self._hello
-        if hello is None or len(self._unanswered) >= _MAX_UNANSWERED:
-            return
-        if any(sending.file.number.kind == BATCH for sending in self._queue):
-            return
+    def _read(self, sending: Sending, octets: int) -> Data:
+        """What cannot be read ends the call, for the far side waits for it; the next call passes it over."""
         try:
-            number = self._sealer.seal_batch(hello.site, hello.limits.transaction_octets, self._room_octets)
+            return sending.read(octets)
+        except (OSError, PeerError):
+            self._sent.count_cut(sending.file.number)
+            raise
+
+    def _mark_whole(self, sending: Sending) -> None:
+        """Before what is the last of a batch leaves: after it the far side may have it, and only its word counts."""
+        if not sending.left_octets and sending.file.number.kind == BATCH:
+            self._sent.whole(sending.file.number, self._context.now_ms())
+
+    def _refill(self) -> None:
+        """Have what waits sealed, when little is left to send or all of it is one batch that takes a while."""
+        if self._ahead.has_sealed():
+            self._take_sealed()
+            if not self._look:  # nothing waits that fits
+                return
+        hello = self._hello
+        if hello is None or self._ahead.is_busy or len(self._unanswered) >= _MAX_UNANSWERED:
+            return
+        batches = [sending.left_octets for sending in self._queue if sending.file.number.kind == BATCH]
+        if len(batches) > 1 or (batches and batches[0] < _LARGE_OCTETS):
+            return
+        self._look = False
+        if self._sealer.has_waiting():
+            limits, room_octets = hello.limits, self._room_octets
+            self._ahead.begin(Order(hello.site, limits.transaction_octets, room_octets, self._sealer.rate))
+
+    def _take_sealed(self) -> None:
+        try:
+            number = self._ahead.take()
         except (OSError, SpoolError) as error:  # this direction stops, the other may make room
             self.put_off = f"nothing can be sealed: {error}"
             self._look, self._room_octets = False, 0
             return
-        if number is None:
-            self._look = False
-            if self._sealer.has_waiting():
-                self.put_off = self.put_off or f"{hello.site} has no room now for what waits"
-        else:
+        if number is not None:
+            self._look = True
             self._enqueue_number(number)
+        elif not self._look and self._sealer.has_waiting():
+            self.put_off = self.put_off or f"{self._hello.site if self._hello else ''} has no room now for what waits"
 
     def _enqueue_number(self, number: Number) -> None:
         file = self._sent.file(*number[:2])
-        if file is not None:
+        if file is not None and file.state == "sealed" and not self._is_known(file):  # it may have been met before
             self._enqueue(file)
 
     @property
@@ -242,9 +274,13 @@ class Outgoing:
         return bool(self._unanswered)
 
     @property
+    def is_sealing(self) -> bool:
+        return self._ahead.is_busy
+
+    @property
     def is_idle(self) -> bool:
         """Nothing to send and nothing to be answered."""
-        return bool(self.stopped) or not (self._queue or self._unanswered or self._look)
+        return bool(self.stopped) or not (self._queue or self._unanswered or self._look or self._ahead.is_busy)
 
     @property
     def left_octets(self) -> int:
@@ -267,7 +303,9 @@ class Outgoing:
         if file is None or self._hello is None:
             return
         maillog.refused_file(file.number.file_name, self._context.peer.name, event.for_good, event.text)
-        if event.for_good and file.number.kind == BATCH:
+        if not event.for_good and self._departures.falls_back(file.number):
+            self._enqueue(file)
+        elif event.for_good and file.number.kind == BATCH:
             self._reseal(file, event.text)
             self._enqueue_resealed()
         else:
@@ -300,12 +338,26 @@ class Outgoing:
 
     def _take_custody(self, file: SentFile) -> None:
         """Their custody: a batch stays until it is settled; of the others nothing is left to do."""
-        self._sent.custody(file.number, self._context.now_ms())
+        piece = self._text(file)
+        with self._ledger.transaction():
+            self._sent.custody(file.number, self._context.now_ms())
+            if piece:
+                self._remembered.add(file.number, piece)
         self.files += 1
         if file.number.kind == BATCH:
+            self.batches += 1
             self.transactions += self._sent.count_transactions(file.number)
+            with contextlib.suppress(PeerError, OSError):
+                self.text_octets += batchfile.read_manifest(self._outbox.path(file.number))[0].text_octets
         else:
             self._outbox.remove(file.number)
+
+    def _text(self, file: SentFile) -> bytes:
+        """The end of its text, which both sides remember; without it the next files are sent as they are."""
+        try:
+            return batchfile.tail(self._outbox.path(file.number), file.number.kind == BATCH, PIECE_OCTETS)
+        except (PeerError, OSError):
+            return b""
 
     def close(self, cut: bool) -> None:
         """The call is over; `cut`: not by agreement.
@@ -313,6 +365,7 @@ class Outgoing:
         A file that the far side had whole before the call and did not answer in it may have broken the far
         side; one whose last octet was cut off or whose answer was lost has not.
         """
+        self._ahead.close()
         for sending in self._queue:
             sending.close()
         for key in self._whole & self._unanswered.keys() if cut else ():

@@ -6,9 +6,8 @@ has mail in the spool is looked at like the others.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
-from itertools import islice
 from typing import NamedTuple
 
 from batchmail.core import bsmtp
@@ -18,18 +17,32 @@ from batchmail.core.errors import BatchmailError, KeyRefused, SpoolError
 from batchmail.core.names import time_of_id
 from batchmail.core.numbered import BATCH, Number
 from batchmail.flow.context import Context
+from batchmail.flow.lists import Lists, look_at_lists, unlisted
 from batchmail.store import batchfile
 from batchmail.store.boxes import Inbox, Outbox
-from batchmail.store.durable import free_octets
-from batchmail.store.ledger import Ledger
-from batchmail.store.view import NoticeRow, Open, ReceivedTransaction, SentTransaction, Told, View, open_view
+from batchmail.store.census import count
+from batchmail.store.room import free_octets
+from batchmail.store.setup import is_retired
+from batchmail.store.spool import Spool
+from batchmail.store.view import (
+    Look,
+    NoticeRow,
+    Open,
+    ReceivedTransaction,
+    SentTransaction,
+    Told,
+    View,
+    look,
+    open_view,
+)
 from batchmail.store.waiting import Waiting, WaitingRoom, read_entry
 
-MOST_COUNTED = 100_000  # names looked at to count what waits
+MOST_COUNTED = 10_000  # names looked at to count what waits, beyond those counted before
 WARNING, CRITICAL = "WARNING", "CRITICAL"
 HELD, WAITING, DAMAGED, UNKNOWN = "held", "waiting", "damaged", "unknown"
 
 Text = Callable[[], Iterator[bytes]]
+Looker = Callable[[Spool, str], Look | None]
 
 
 class Row(NamedTuple):
@@ -139,69 +152,76 @@ class PeerState(NamedTuple):
     call_ms: int | None = None  # when the last call ended, or failed
     call_code: int = 0
     call_text: str = ""  # why it failed
+    expected_ms: int | None = None  # when the next is to come, by the calendar
     rate: int | None = None  # octets per second
+    lists: Lists = Lists()  # of valid recipients
     troubles: tuple[Trouble, ...] = ()
 
 
-def look_at(context: Context) -> PeerState:
-    """How it stands with a peer."""
+def look_at(context: Context, looker: Looker = look) -> PeerState:
+    """How it stands with a peer; `looker` says what its ledger does."""
     room = WaitingRoom(context.spool, context.peer.name)
-    count = octets = 0
-    oldest: list[int] = []
-    urgency = None
-    scan = room.scan()
-    for waiting in islice(scan, MOST_COUNTED):
-        count += 1
-        octets += waiting.text_octets
-        if waiting.urgency != urgency:  # the first of each priority is its oldest
-            urgency = waiting.urgency
-            oldest.append(time_of_id(waiting.id))
+    found = count(context.spool, context.peer.name, context.now_ms() * 1_000_000, MOST_COUNTED)
+    oldest = [found.oldest_ms] if found.oldest_ms is not None else []
     held = [time_of_id(waiting.id) for waiting in room.scan_held()]
-    state = PeerState(context.peer.name, count, octets, next(scan, None) is not None, len(held))
+    state = PeerState(context.peer.name, found.number, found.octets, found.has_more, len(held))
     troubles: list[Trouble] = []
+    known = None
     try:
-        view = open_view(context.spool, context.peer.name)
-        if view is not None:
-            with closing(view):
-                state, first_ms = _with_ledger(state, view)
-                oldest += first_ms
-                troubles += _ledger_troubles(view)
+        known = looker(context.spool, context.peer.name)
     except SpoolError as error:
         troubles.append(Trouble(CRITICAL, str(error)))
-    state = state._replace(oldest_ms=min(oldest + held, default=None))
+    if known is not None:
+        state = _with_ledger(state, known)
+        oldest += [some.first_ms for some in known.unsettled.values() if some.first_ms is not None]
+        troubles += _ledger_troubles(known)
+    lists = look_at_lists(context, known.facts if known else {})
+    troubles += [Trouble(WARNING, text) for text in lists.troubles]
+    now_ms = context.now_ms()
+    last_ms = state.contact_ms if state.contact_ms is not None else now_ms
+    expected_ms = context.peer.calendar.expected_ms(last_ms, now_ms)
+    state = state._replace(oldest_ms=min(oldest + held, default=None), lists=lists, expected_ms=expected_ms)
     return state._replace(troubles=(*troubles, *_troubles(context, state)))
 
 
-def _with_ledger(state: PeerState, view: View) -> tuple[PeerState, list[int]]:
-    unsettled = view.unsettled()
+def _with_ledger(state: PeerState, known: Look) -> PeerState:
     nothing = Open(0, None)
-    sealed, custody = unsettled.get("sealed", nothing), unsettled.get("custody", nothing)
-    replay = view.to_replay()
 
     def number(name: str) -> int | None:
-        text = view.fact(name)
-        return int(text) if text and text.isdigit() else None
+        text = known.facts.get(name, "")
+        return int(text) if text.isdigit() else None
 
-    state = state._replace(
-        sealed=sealed.number,
-        custody=custody.number,
-        replay=replay.number,
-        next_replay_ms=replay.first_ms,
-        notices=view.owed_notices().number,
+    return state._replace(
+        sealed=known.unsettled.get("sealed", nothing).number,
+        custody=known.unsettled.get("custody", nothing).number,
+        replay=known.replay.number,
+        next_replay_ms=known.replay.first_ms,
+        notices=known.owed.number,
         contact_ms=number("contact_ms"),
         call_ms=number("call_ms"),
         call_code=number("call_code") or 0,
-        call_text=view.fact("call_text") or "",
+        call_text=known.facts.get("call_text", ""),
         rate=number("rate"),
     )
-    return state, [some.first_ms for some in unsettled.values() if some.first_ms is not None]
 
 
-def _ledger_troubles(view: View) -> Iterator[Trouble]:
-    stopped, target_down = view.fact("stopped"), view.fact("target_down")
-    if stopped:
+def _ledger_troubles(known: Look) -> Iterator[Trouble]:
+    facts = known.facts
+    if stopped := facts.get("stopped"):
         yield Trouble(CRITICAL, f"nothing is sent: {stopped}")
-    if target_down:
+    if known.held:
+        yield Trouble(
+            WARNING,
+            f"held here, being too old to know whether they came before: {known.held} of its transactions, such as"
+            f" {known.first_held}; batchmail release delivers one",
+        )
+    if peer_note := facts.get("peer_note"):
+        yield Trouble(WARNING, f"the other side says: {peer_note}")
+    if facts.get("on_hold"):
+        yield Trouble(WARNING, "it gets no mail until batchmail release, as a person has decided")
+    if doubt := facts.get("clock"):
+        yield Trouble(WARNING, doubt)
+    if target_down := facts.get("target_down"):
         yield Trouble(WARNING, f"the target took nothing at the last try: {target_down}")
 
 
@@ -211,6 +231,8 @@ def _troubles(context: Context, state: PeerState) -> Iterator[Trouble]:
         yield Trouble(WARNING, "mail lies in the spool for it, but the configuration has no such peer")
     if state.call_code in (KeyRefused.exit_code, 78):
         yield Trouble(CRITICAL, f"the last call failed and needs you: {state.call_text}")
+    if peer.name in context.site.peers and is_retired(context.spool.root, peer.name):
+        yield Trouble(WARNING, f"retired: the doors refuse mail for it until batchmail retire --undo {peer.name}")
     if state.held:
         yield Trouble(WARNING, f"held transactions: {state.held}; batchmail queue {peer.name} shows them")
     if state.oldest_ms is not None and now_ms - state.oldest_ms > peer.lifetime_ms // 2:
@@ -227,16 +249,6 @@ def room_trouble(context: Context) -> Trouble | None:
         f"only {free >> 20} MiB free below {context.spool.root}, less than the reserve of {reserve >> 20} MiB:"
         " nothing is accepted, from doors or peers, until there is room",
     )
-
-
-def note_call(ledger: Ledger, now_ms: int, error: BatchmailError | None, rate: float | None) -> None:
-    """How a call ended, or that there was none, for `status`."""
-    with ledger.transaction():
-        ledger.set_fact("call_ms", str(now_ms))
-        ledger.set_fact("call_code", str(error.exit_code if error else 0))
-        ledger.set_fact("call_text", str(error or "")[:1000])
-        if rate:
-            ledger.set_fact("rate", str(round(rate)))
 
 
 # -- one transaction --------------------------------------------------------------------------------------------
@@ -257,6 +269,8 @@ class Record(NamedTuple):
     received: ReceivedTransaction | None
     outcomes: list[Told]
     notices: list[NoticeRow]
+    plan: str = ""  # what was decided about it
+    unlisted: Mapping[bytes, str] = {}  # recipients that the peer's list does not have, and of which day that is
 
 
 def find(context: Context, identifier: str) -> Record | None:
@@ -266,9 +280,16 @@ def find(context: Context, identifier: str) -> Record | None:
         with closing(view):
             identifier = view.transaction_of_notice(identifier) or identifier
             record = _find_sent(context, view, identifier) or _find_received(context, view, identifier)
-            if record is not None:
-                return record
-    return _find_waiting(context, identifier)
+            record = record or _find_waiting(context, identifier)
+            return record and _with_list(context, record._replace(plan=view.plan(identifier)))
+    record = _find_waiting(context, identifier)
+    return record and _with_list(context, record)
+
+
+def _with_list(context: Context, record: Record) -> Record:
+    if record.envelope is None or record.received:
+        return record
+    return record._replace(unlisted=unlisted(context, record.envelope.recipients))
 
 
 def _find_waiting(context: Context, identifier: str) -> Record | None:
@@ -299,7 +320,9 @@ def _find_received(context: Context, view: View, identifier: str) -> Record | No
     received = view.received(identifier)
     if received is None:
         return None
-    state = {"waiting": "to be replayed", "dot": "being replayed", "done": "replayed"}[received.state]
+    state = {"waiting": "to be replayed", "dot": "being replayed", "done": "replayed", "held": "held here"}[
+        received.state
+    ]
     outcomes = view.received_outcomes(identifier)
     record = Record(identifier, context.peer.name, state, "", None, None, None, None, None, received, outcomes, [])
     return _with_file(record, Inbox(context.spool, context.peer.name).path(received.number))

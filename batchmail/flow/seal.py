@@ -7,60 +7,101 @@ row is made again from the file; row written, the waiting files are known for
 leftovers; waiting files removed.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
-from batchmail.core import manifest, report
+from batchmail.core import manifest, messageid, report
 from batchmail.core.errors import PeerError, SpoolError
 from batchmail.core.manifest import Head, Item
-from batchmail.core.numbered import BATCH, REPORT, VOID, Number
-from batchmail.core.report import Reported, Request
+from batchmail.core.numbered import ANSWER, BATCH, REPORT, REQUEST, VOID, Number
+from batchmail.core.report import Row
+from batchmail.core.request import Answer, Request, pack, read_answers, read_requests
 from batchmail.flow.context import Context
 from batchmail.store import batchfile
+from batchmail.store.aliases import Aliases
 from batchmail.store.batchfile import Text
 from batchmail.store.boxes import Outbox
 from batchmail.store.durable import Draft
 from batchmail.store.ledger import Ledger
 from batchmail.store.received import Received
+from batchmail.store.requests import Requests, Wishes
 from batchmail.store.sent import Sent, SentFile
+from batchmail.store.shelf import Shelf
 from batchmail.store.waiting import Waiting, WaitingRoom, read_entry
 from batchmail.wire import maillog
 
-_LOOK_AHEAD = 2000  # names looked at, to put small ones first
+_LOOK_AHEAD = 1000  # names looked at, to put small ones first: the first batch of many is soon sealed
+_LOOK_FURTHER = 2500  # where octets count more than that: what compresses well together is not cut apart
+_HARD_LEVEL = 17
 _MAX_REPORT = 2000  # outcomes in one report
+_MAX_WISHES = 500  # requests or answers in one file
+_MAX_WISHES_OCTETS = 512 << 10  # of their payloads; a file of this kind is to have less than 1 MiB
+
+
+_Wish = TypeVar("_Wish", Request, Answer)
+
+
+# Octets per second of the line: the level at which sealing is faster still, by several times on a usual processor.
+_LEVELS = ((32e3, 19), (400e3, 17), (10e6, 12))
+_FASTEST_LEVEL = 3
+_UNKNOWN_LEVEL = 12
+
+
+def level_for(rate: float) -> int:
+    """How hard to compress for a line; 0: nothing is known of it."""
+    if not rate:
+        return _UNKNOWN_LEVEL
+    return next((level for most, level in _LEVELS if rate <= most), _FASTEST_LEVEL)
 
 
 class _Loaded(NamedTuple):
     waiting: Waiting
     item: Item
     text: Text
+    words: tuple[str, str]  # what it is also called
 
 
 class Sealer:
-    """Seals for one peer."""
+    """Seals for one peer; no batch is written to its end once it is `stopped`."""
 
-    def __init__(self, context: Context, ledger: Ledger):
-        self._context = context
+    def __init__(self, context: Context, ledger: Ledger, stopped: Callable[[], bool] = lambda: False):
+        self._context, self._stopped = context, stopped
         self._room = WaitingRoom(context.spool, context.peer.name)
         self._outbox = Outbox(context.spool, context.peer.name)
-        self._sent = Sent(ledger)
+        self._shelf = Shelf(context.spool, context.peer.name)
+        self.rate = float(ledger.fact("rate") or 0)  # octets per second of the line, as far as known
+        self._sent, self._aliases = Sent(ledger), Aliases(ledger)
         self._received = Received(ledger)
+        self._requests, self._wishes = Requests(ledger), Wishes(ledger)
+        self.on_hold = bool(ledger.fact("on_hold"))  # the peer gets no mail for now
         self._unreadable: set[str] = set()  # in this call; the disk may be better in the next
 
-    def has_waiting(self) -> bool:
-        return not self._room.is_empty()
+    def level(self) -> int:
+        """Of compression, for the line as it is now."""
+        return self._context.peer.level or level_for(self.rate)
 
-    def seal_batch(self, far_site: str, largest_octets: int, room_octets: int) -> Number | None:
+    def has_waiting(self) -> bool:
+        return not self.on_hold and not self._room.is_empty()
+
+    def seal_batch(
+        self,
+        far_site: str,
+        largest_octets: int,
+        room_octets: int,
+        sealed: Callable[[Number], object] = lambda number: None,
+    ) -> Number | None:
         """The next batch, or None when nothing waits that fits into `room_octets`.
 
-        A transaction above `largest_octets` is held.
+        A transaction above `largest_octets` is held.  `sealed` hears of the batch before the waiting files are removed.
         """
-        while chosen := self._choose(largest_octets, room_octets):
+        while not self.on_hold and (chosen := self._choose(largest_octets, room_octets)):
             loaded = list(self._load(chosen))
             if not loaded:
                 continue
             items = batchfile.place((one.item for one in loaded), self._context.site.name)
-            number = self._write_batch(far_site, items, (one.text() for one in loaded))
+            number = self._write_batch(far_site, items, (self._read(one.text) for one in loaded))
+            self._aliases.add((word, one.item.entry.id) for one in loaded for word in one.words)
+            sealed(number)
             self._room.remove([one.waiting.path for one in loaded])
             return number
         return None
@@ -87,6 +128,7 @@ class Sealer:
 
     def _look(self, largest_octets: int) -> list[Waiting]:
         """The first that wait, leftovers removed and what is too large held."""
+        most = _LOOK_AHEAD if self.level() < _HARD_LEVEL else _LOOK_FURTHER
         while True:
             seen: list[Waiting] = []
             for waiting in self._room.scan():
@@ -94,7 +136,7 @@ class Sealer:
                     self._hold(waiting, f"{waiting.text_octets} octets, the peer takes {largest_octets}")
                     continue
                 seen.append(waiting)
-                if len(seen) == _LOOK_AHEAD:
+                if len(seen) == most:
                     break
             leftovers = self._sent.sealed_ids([waiting.id for waiting in seen])
             self._room.remove([waiting.path for waiting in seen if waiting.id in leftovers])
@@ -108,8 +150,9 @@ class Sealer:
         for waiting in chosen:
             try:
                 entry, text = read_entry(waiting)
-                for _ in text():  # what is damaged must not be found when half of the batch is written
-                    pass
+                first = b""
+                for octets in text():  # what is damaged must not be found when half of the batch is written
+                    first = first or octets
             except SpoolError as error:
                 self._hold(waiting, str(error))
                 continue
@@ -120,7 +163,14 @@ class Sealer:
             recipients += entry.recipients
             if recipients > manifest.MAX_RECIPIENTS_IN_ALL:
                 return
-            yield _Loaded(waiting, Item(entry, 0, self._context.peer.lifetime_ms), text)
+            item = Item(entry, 0, self._context.peer.lifetime.at(entry.priority))
+            yield _Loaded(waiting, item, text, (entry.queue_id, messageid.of_text(first)))
+
+    def _read(self, text: Text) -> Iterator[bytes]:
+        for octets in text():
+            if self._stopped():  # a gap, and all that was to be in the batch still waits
+                raise SpoolError("the call is over: nothing more is sealed in it")
+            yield octets
 
     def _hold(self, waiting: Waiting, why: str) -> None:
         self._room.hold(waiting)
@@ -133,7 +183,7 @@ class Sealer:
         origin, reads = self._context.site.name, (manifest.VERSION,)
         head = Head(number.stream, number.seq, origin, far_site, reads, now_ms, len(items), length)
         with Draft(self._context.spool.tmp) as draft:
-            identity = batchfile.write_batch(draft, head, items, texts, self._context.peer.level)
+            identity = batchfile.write_batch(draft, head, items, texts, self.level())
             self._outbox.publish(draft, number)
         self._sent.seal(number, identity, draft.size_octets, items)
         maillog.sealed(number.file_name, self._context.peer.name, len(items), length, draft.size_octets)
@@ -151,7 +201,27 @@ class Sealer:
         self._seal_lines(number)
         return number
 
-    def _write_lines(self, number: Number, rows: Iterable[Reported | Request]) -> Number:
+    def seal_answer(self) -> Number | None:
+        """The answers that no file carries yet, or None."""
+        rows = _as_fit(self._wishes.unsent(_MAX_WISHES))
+        if not rows:
+            return None
+        number = self._write_lines(self._sent.reserve(ANSWER, self._context.now_ms()), rows)
+        self._wishes.carried(number, rows)
+        self._seal_lines(number)
+        return number
+
+    def seal_request(self, kinds: Iterable[str]) -> Number | None:
+        """The requests, of the kinds that the peer understands, that no file carries yet, or None."""
+        rows = _as_fit(self._requests.unsent(kinds, _MAX_WISHES))
+        if not rows:
+            return None
+        number = self._write_lines(self._sent.reserve(REQUEST, self._context.now_ms()), rows)
+        self._requests.carried(number, rows)
+        self._seal_lines(number)
+        return number
+
+    def _write_lines(self, number: Number, rows: Iterable[Row]) -> Number:
         lines = report.write(number, self._context.site.name, self._context.now_ms(), rows)
         packed, _ = batchfile.pack(lines)
         with Draft(self._context.spool.tmp) as draft:
@@ -177,7 +247,7 @@ class Sealer:
                 self._seal_again(number)
         live = {file.number for file in self._sent.files("sealed", "custody")}
         for number in self._outbox.numbers():
-            if number not in live and self._sent.file(*number[:2]) is None:
+            if number not in live and not self._sent.is_over(*number[:2]):
                 self._adopt(number)
             elif number not in live:
                 self._outbox.remove(number)
@@ -185,6 +255,7 @@ class Sealer:
     def _adopt(self, number: Number) -> None:
         """A file that the ledger does not know, being new or of a new stream: what it holds is sealed again.
 
+        Requests and answers are, if the ledger knows them, from there.  The far side may have it under its old number.
         A crash before the removal: it is sealed once more by the next call, and the far side knows the IDs.
         """
         path = self._outbox.path(number)
@@ -194,7 +265,8 @@ class Sealer:
                 settled = self._sent.settled_ids([item.entry.id for item in items])
                 left = [item for item in items if item.entry.id not in settled]
                 if left:
-                    self._write_batch(head.destination, *batchfile.excerpt(path, left, self._context.site.name))
+                    anew = self._write_batch(head.destination, *batchfile.excerpt(path, left, self._context.site.name))
+                    self._sent.whole(anew, self._context.now_ms())
             elif number.kind == REPORT:
                 known = report.read_report(number, batchfile.unpack(path)[0])
                 rows = [row for row in known if not self._received.finished(row.id)]  # else it is reported anew anyway
@@ -211,10 +283,22 @@ class Sealer:
             _, items, identity = batchfile.check_batch(path)
             self._sent.seal(number, identity, batchfile.size_octets(path), items)
             return
+        lines, _ = batchfile.unpack(path)
         if number.kind == REPORT:
-            lines, _ = batchfile.unpack(path)
             self._received.reported(number, report.read_report(number, lines))
+        elif number.kind == ANSWER:
+            self._wishes.carried(number, read_answers(number, lines))
+        elif number.kind == REQUEST:
+            self._requests.carried(number, read_requests(number, lines))
         self._seal_lines(number)
+
+    def seal_anew(self, far_site: str, items: list[Item], texts: Iterable[Iterable[bytes]]) -> None:
+        """Transactions of a batch that the far side may have; it knows them by their IDs."""
+        self._sent.whole(self._write_batch(far_site, items, texts), self._context.now_ms())
+
+    def fill(self, number: Number) -> None:
+        """A number whose file was taken away."""
+        self._fill_gap(number, None)
 
     def _fill_gap(self, number: Number, leftover: Number | None) -> None:
         """A number whose file will never come gets a void; what it had been to carry is sealed under another."""
@@ -232,7 +316,10 @@ class Sealer:
         is ours: the file is damaged.
         """
         path = self._outbox.path(file.number)
-        _, items, _ = batchfile.check_batch(path)
+        try:
+            _, items, _ = batchfile.check_batch(path)
+        except OSError as error:
+            raise PeerError(f"{path} is damaged: it cannot be read: {error.strerror}") from None
         middle = len(items) // 2
         if not middle:
             self._hold_from_batch(path, items[0], why)
@@ -241,7 +328,30 @@ class Sealer:
                 self._write_batch(far_site, *batchfile.excerpt(path, part, self._context.site.name))
         self._fill_gap(self._sent.void(file.number), file.number)
 
+    def unseal(self, number: Number) -> None:
+        """A batch whose last octet was never given to a call: what it holds waits again.  Raises PeerError.
+
+        Files first: while the ledger has them in the batch, they are leftovers that the next sealing removes.
+        """
+        path = self._outbox.path(number)
+        _, items, _ = batchfile.check_batch(path)
+        entries = {item.entry.id: item.entry for item in items}
+        for item, text in batchfile.read_transactions(path):
+            self._shelf.put_text(entries[item.entry.id], text)
+        self._fill_gap(self._sent.void(number), number)
+
     def _hold_from_batch(self, path: str, item: Item, why: str) -> None:
-        self._room.hold_text(item.entry, next(batchfile.read_transactions(path)).text)
+        transactions = batchfile.read_transactions(path)  # it closes the file when nobody holds it any more
+        self._room.hold_text(item.entry, next(transactions).text)
         self._sent.forget([item.entry.id])
         maillog.held(item.entry.id, self._context.peer.name, why)
+
+
+def _as_fit(rows: list[_Wish]) -> list[_Wish]:
+    """The first of them, at least one, that one file can hold."""
+    octets = 0
+    for count, row in enumerate(rows):
+        octets += len(pack(row.payload))
+        if count and octets > _MAX_WISHES_OCTETS:
+            return rows[:count]
+    return rows

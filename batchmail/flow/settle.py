@@ -7,28 +7,49 @@ done, then removed; notice handed over, the same notice again with the same
 Message-ID, as RFC 1047 has it; row sent, then file; batch settled, then file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 
-from batchmail.core import dsn, notice, report
-from batchmail.core.envelope import Client
+from batchmail.core import dsn, report
+from batchmail.core.entry import Entry
+from batchmail.core.envelope import Client, without
 from batchmail.core.errors import PeerError, SpoolError
 from batchmail.core.manifest import Item
 from batchmail.core.numbered import REPORT, VOID, Number
 from batchmail.core.outcome import DELAYED, FAILED, Outcome
 from batchmail.core.report import Reported
 from batchmail.core.schedule import next_attempt_ms
+from batchmail.core.sevenbit import sevenbit
+from batchmail.flow import untold
 from batchmail.flow.context import Context
 from batchmail.flow.delivery import Delivery, Target
+from batchmail.flow.notify import Teller
+from batchmail.flow.returned import Returned
 from batchmail.flow.transaction import Transaction
 from batchmail.store import batchfile
+from batchmail.store.aging import Aging
 from batchmail.store.boxes import Inbox, Outbox
+from batchmail.store.deadlines import told_key
 from batchmail.store.ledger import Ledger
 from batchmail.store.notices import Notices
+from batchmail.store.owed import POSTMASTER, Noticed, Owed, OwedNotice, Untold
 from batchmail.store.received import Received
-from batchmail.store.sent import OwedNotice, Sent
+from batchmail.store.sent import Sent
+from batchmail.store.shelf import Shelf
 from batchmail.wire import maillog
 
-_Noticed = dict[tuple[str, int], str]  # (transaction, recipient) -> notice
+_NOT_8BIT = ("5.6.3", "5.6.7", "5.6.9")  # what `proto.smtp_offer` says of a letter that a server has no extension for
+
+
+class _Resolved:
+    """What the outcomes of one batch come to here."""
+
+    def __init__(self) -> None:
+        self.rows: list[Reported] = []
+        self.noticed: Noticed = {}
+        self.from_nobody: list[Untold] = []  # what no sender can be told
+        self.read: set[str] = set()  # the transactions that could be read
+        self.is_whole = True  # all of these could be settled
 
 
 class Settler:
@@ -36,11 +57,14 @@ class Settler:
 
     def __init__(self, context: Context, ledger: Ledger, target: Target):
         self._context, self._target = context, target
-        self._sent, self._received = Sent(ledger), Received(ledger)
+        self._sent, self._received, self._owed = Sent(ledger), Received(ledger), Owed(ledger)
+        self._aging = Aging(ledger)
         self._inbox = Inbox(context.spool, context.peer.name)
         self._outbox = Outbox(context.spool, context.peer.name)
         self._notices = Notices(context.spool, context.peer.name)
-        self._peer_site = ledger.fact("peer_site") or context.peer.name
+        self._shelf = Shelf(context.spool, context.peer.name)
+        self._teller = Teller(context, ledger)
+        self._returned = Returned(context, ledger)
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """One pass: reports, notices, letting go.  Raises TargetDown when the target takes no notices now."""
@@ -48,19 +72,32 @@ class Settler:
             self._settle_report(number)
         for number in self._received.in_custody(VOID):
             self._close(number)
+        self.hand_over(stopped)
+
+    def hand_over(self, stopped: Callable[[], bool]) -> None:
+        """Give the notices that are due to the target.  Raises TargetDown when it takes none now."""
         try:
-            for owed in self._sent.owed_notices(self._context.now_ms()):
+            for owed in self._owed.due(self._context.now_ms()):
                 if stopped():
                     break
                 self._hand_over(owed)
         finally:
-            for number in self._sent.let_go(self._context.now_ms()):
-                self._outbox.remove(number)
-                maillog.settled(number.file_name, self._context.peer.name)
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Remove what is settled: row, then file."""
+        for number in self._sent.let_go(self._context.now_ms()):
+            self._outbox.remove(number)
+            maillog.settled(number.file_name, self._context.peer.name)
+        ended = self._shelf.ended()
+        settled = self._sent.settled_ids([one.id for one in ended])
+        for one in ended:
+            if one.id in settled:
+                self._shelf.remove(one)
 
     def sweep(self) -> None:
         """Remove notices that were written and never owed, or handed over already."""
-        self._notices.keep_only(self._sent.notice_ids())
+        self._notices.keep_only(self._owed.ids())
 
     def _close(self, number: Number) -> None:
         self._received.done(number)
@@ -71,55 +108,105 @@ class Settler:
         try:
             lines, _ = batchfile.unpack(path)
             reported = report.read_report(number, lines)
-            found = self._sent.new_outcomes(reported)
         except (PeerError, OSError) as error:
             maillog.trouble(self._context.peer.name, f"{path} is damaged; it stays until it is mended: {error}")
             return
-        if len(found) < len(reported):
-            maillog.ignored(number.file_name, self._context.peer.name, len(reported) - len(found))
+        ignored, whole = self.take(reported, path)
+        if ignored:
+            maillog.ignored(number.file_name, self._context.peer.name, ignored)
+        if whole:
+            self._close(number)
+
+    def take(self, reported: list[Reported], where: str, *, is_fate_unknown: bool = False) -> tuple[int, bool]:
+        """Settle these outcomes; how many were of no use, and whether all others could be settled.
+
+        `is_fate_unknown`: they are not the far side's, which has told nothing.
+        """
+        found = self._sent.new_outcomes(reported)
         whole = True
         for batch in sorted({place for _, place in found}):
             rows = [row for row, place in found if place == batch]
             try:
-                self._sent.settle(rows, self._write_notices(batch, rows), self._context.now_ms())
-            except (PeerError, SpoolError, OSError) as error:  # sealed anew just now, or damaged
-                maillog.trouble(self._context.peer.name, f"{path}: {batch.file_name} cannot be settled yet: {error}")
+                found_out = self._resolve(batch, rows, is_fate_unknown)
+                lost = self._lost(batch, rows, found_out.read)
+                to_postmaster = [*found_out.from_nobody, *untold.lost(self._context, batch, lost)]
+                self._sent.settle([*found_out.rows, *lost], found_out.noticed, self._context.now_ms(), to_postmaster)
+                whole = whole and found_out.is_whole
+            except (PeerError, SpoolError, OSError) as error:  # sealed anew just now, or the disk does not read it
+                maillog.trouble(self._context.peer.name, f"{where}: {batch.file_name} cannot be settled yet: {error}")
                 whole = False
-        if whole:
-            self._close(number)
+        return len(reported) - len(found), whole
 
-    def _write_notices(self, batch: Number, rows: list[Reported]) -> _Noticed:
-        """Write what is owed for the outcomes of one batch; the originals are read from it once."""
-        by_id: dict[str, list[Outcome]] = {}
+    def _resolve(self, batch: Number, rows: list[Reported], is_fate_unknown: bool) -> _Resolved:
+        """What the outcomes of one batch come to, notices written; its originals are read once."""
+        by_id: dict[str, list[Reported]] = {}
         for row in rows:
-            by_id.setdefault(row.id, []).append(row.outcome)
-        noticed: _Noticed = {}
-        for item, text in batchfile.read_transactions(self._outbox.path(batch)):
-            outcomes = by_id.get(item.entry.id)
-            if outcomes:
-                with Transaction(text, self._context.spool.tmp) as original:
-                    noticed |= self._write_notice(item, original, outcomes)
-        return noticed
+            by_id.setdefault(row.id, []).append(row)
+        found = _Resolved()
+        for item, original in self._originals(batch, by_id.keys()):
+            found.read.add(item.entry.id)
+            try:
+                of_one, noticed, from_nobody = self._resolve_one(item, original, by_id[item.entry.id], is_fate_unknown)
+            except (PeerError, SpoolError, OSError):
+                raise
+            except Exception as error:  # noqa: BLE001  a fault of ours with one message: the others do not wait for it
+                why = f"{type(error).__name__}: {error}"
+                maillog.trouble(self._context.peer.name, f"transaction {item.entry.id} cannot be settled: {why}")
+                found.is_whole = False
+                continue
+            found.rows += of_one
+            found.noticed |= noticed
+            found.from_nobody += from_nobody
+        return found
 
-    def _write_notice(self, item: Item, original: Transaction, outcomes: list[Outcome]) -> _Noticed:
+    def _resolve_one(
+        self, item: Item, original: Transaction, reported: list[Reported], is_fate_unknown: bool
+    ) -> tuple[list[Reported], Noticed, list[Untold]]:
+        """Of one transaction: its outcomes as they count here, the notices written, what no sender can be told."""
+        entry = item.entry
+        of_one = self._returned.resolve(entry, original, reported)
+        outcomes = [row.outcome for row in of_one]
         self._log(item, original, outcomes)
-        told = [outcome for outcome in outcomes if outcome.action != DELAYED and dsn.owed(original.envelope, outcome)]
-        if not told:
-            return {}
-        context, identifier = self._context, self._context.new_id()
-        envelope, content = notice.compose(
-            dsn.Notice(
-                original.envelope, tuple(told), item.entry.id, item.entry.arrival_ms, self._peer_site, self._peer_site
-            ),
-            original.content,
-            me=context.site.name,
-            message_id=f"<{identifier}@{context.site.name}>",
-            boundary=notice.make_boundary(context.random(12)),
-            now_ms=context.now_ms(),
+        said = [row.outcome for row in reported] if not is_fate_unknown else []
+        final = [outcome for outcome in outcomes if outcome.action != DELAYED]  # `flow.expire` tells those
+        theirs, ours = ([one for one in final if (one in said) is by_them] for by_them in (True, False))
+        noticed = self._teller.tell(entry, original, theirs, site=self._teller.peer_site)
+        noticed |= self._teller.tell(
+            entry, original, ours, site=self._context.site.name, is_fate_unknown=is_fate_unknown
         )
-        self._notices.write(identifier, context.now_ms(), envelope, content)
-        maillog.notice(identifier, "owed", item.entry.id, original.envelope.sender)
-        return {(item.entry.id, outcome.recipient): identifier for outcome in told}
+        noticed |= self._tell_overdue(entry, original, theirs)
+        return of_one, noticed, untold.from_nobody(self._context, entry.id, original.envelope, final)
+
+    def _originals(self, batch: Number, ids: Collection[str]) -> Iterator[tuple[Item, Transaction]]:
+        """Those that are still what they were; the disk's errors go up."""
+        if self._outbox.octets(batch) is None:  # moved to quarantine, or sealed anew
+            return
+        with suppress(PeerError):  # a torn file ends where nothing behind can be read
+            for item, text in batchfile.read_transactions(self._outbox.path(batch)):
+                if item.entry.id in ids:
+                    with suppress(PeerError, SpoolError), Transaction(text, self._context.spool.tmp) as original:
+                        yield item, original
+
+    def _lost(self, batch: Number, rows: list[Reported], read: set[str]) -> list[Reported]:
+        """The outcomes whose transactions could not be read.  Raises PeerError where they are in another batch now.
+
+        Who seals anew tells the ledger of the new batch before the old one goes, so the ledger is asked again.
+        """
+        lost = [row for row in rows if row.id not in read]
+        if [place for _, place in self._sent.new_outcomes(lost)] != [batch] * len(lost):
+            raise PeerError("it was sealed anew just now")
+        by_id: dict[str, list[Reported]] = {}
+        for row in lost:
+            by_id.setdefault(row.id, []).append(row)
+        return [row for one, of_one in by_id.items() for row in self._returned.resolve_lost(one, of_one)]
+
+    def _tell_overdue(self, entry: Entry, original: Transaction, final: list[Outcome]) -> Noticed:
+        """What was served after the time of BY: a delay, where `flow.overdue` has not told of it before."""
+        late = [dsn.overdue(original.envelope, outcome, entry.arrival_ms) for outcome in final]
+        told = [outcome for outcome in late if outcome is not None]
+        if not told or not self._aging.untold([told_key(entry.id)]):
+            return {}
+        return self._teller.tell(entry, original, told, site=self._teller.peer_site)
 
     def _log(self, item: Item, original: Transaction, outcomes: list[Outcome]) -> None:
         for one in outcomes:
@@ -134,32 +221,42 @@ class Settler:
             letter = Transaction(self._notices.read(owed.id), self._context.spool.tmp)
         except (SpoolError, FileNotFoundError) as error:
             maillog.trouble(self._context.peer.name, f"notice {owed.id} for {owed.tx} cannot be read: {error}")
-            self._sent.postpone_notice(owed.id, next_attempt_ms(now_ms, owed.attempts))
+            if now_ms - owed.made_ms < self._context.peer.lifetime_ms:  # it may be mended
+                self._owed.postpone(owed.id, next_attempt_ms(now_ms, owed.attempts))
+            else:
+                self._owed.lost(owed.id)
             return
         with letter:
-            answers: list[Outcome] = []
-            self._target.deliver(self._delivery(owed, letter), _nothing, answers.append)
-            answer = answers[0]
+            answer = self._give(owed, letter)
+            if answer.action == FAILED and answer.status in _NOT_8BIT and not answer.code:  # the server saw nothing
+                octets = sevenbit(b"".join(letter.content()))
+                answer = self._give(owed, letter, octets) if octets.isascii() else answer
             recipient = letter.envelope.recipients[0].address
         if answer.action == DELAYED and now_ms - owed.made_ms < self._context.peer.lifetime_ms:
-            self._sent.postpone_notice(owed.id, next_attempt_ms(now_ms, owed.attempts))
+            self._owed.postpone(owed.id, next_attempt_ms(now_ms, owed.attempts))
             return
         state = "refused" if answer.action in (FAILED, DELAYED) else "sent"
-        self._sent.notice_done(owed.id, state, answer)
+        if owed.tx == POSTMASTER and state == "refused":
+            state = "shown"  # nobody is told of that but the log
+        said = answer.text if state == "sent" else b"<%b>: %b" % (recipient, answer.text)
+        self._owed.done(owed.id, state, said)
         self._notices.remove(owed.id)
         maillog.notice(owed.id, state, owed.tx, recipient, answer.text)
 
-    def _delivery(self, owed: OwedNotice, letter: Transaction) -> Delivery:
-        return Delivery(
-            owed.id,
-            letter.envelope,
-            tuple(range(len(letter.envelope.recipients))),
-            letter.size_octets,
-            letter.eightbit,
-            not letter.header.isascii(),
-            letter.content,
-            Client(),
-        )
+    def _give(self, owed: OwedNotice, letter: Transaction, ascii_form: bytes | None = None) -> Outcome:
+        """What the target says of a notice, or of its 7-bit form."""
+        numbers = tuple(range(len(letter.envelope.recipients)))
+        answers: list[Outcome] = []
+        if ascii_form is None:
+            is_utf8 = not letter.header.isascii()
+            size, eightbit, content = letter.size_octets, letter.eightbit, letter.content
+            one = Delivery(owed.id, letter.envelope, numbers, size, eightbit, is_utf8, content, Client())
+        else:
+            plain = letter.envelope._replace(parameters=without(letter.envelope.parameters, b"BODY", b"SMTPUTF8"))
+            octets = ascii_form
+            one = Delivery(owed.id, plain, numbers, len(octets), False, False, lambda: iter((octets,)), Client())
+        self._target.deliver(one, _nothing, answers.append)
+        return answers[0]
 
 
 def _nothing() -> None:

@@ -34,7 +34,7 @@ class Session:
     def __init__(self, spec: TargetSpec, me: str):
         self._spec, self._me = spec, me
         self._machine = SmtpClient()
-        self.authenticated = False
+        self.authenticated = self._has_left = False
         self.transactions = 0  # begun with MAIL
         try:
             self._stream = self._connect()
@@ -63,6 +63,15 @@ class Session:
         return self._machine.state is State.CONTENT
 
     @property
+    def _is_at_rest(self) -> bool:
+        return self._machine.state in (State.READY, State.OPEN) and not self._machine.is_waiting
+
+    @property
+    def is_ahead(self) -> bool:
+        """Between transactions: the envelope of the next one was sent behind the dot of the last."""
+        return self._machine.is_waiting
+
+    @property
     def is_full(self) -> bool:
         """It has carried as many transactions as it may."""
         limits = [self._spec.session or self.offer.habits.transactions, self.offer.limit(b"MAILMAX")]
@@ -71,7 +80,7 @@ class Session:
     def is_usable(self) -> bool:
         """For another transaction: the server has neither gone nor spoken out of turn in the meantime."""
         try:
-            return self._machine.state in (State.READY, State.OPEN) and self.overheard() is None
+            return self._is_at_rest and self.overheard() is None
         except (LineError, PeerError):
             return False
 
@@ -91,8 +100,16 @@ class Session:
 
     def exchange(self, group: Sequence[Command]) -> Iterator[Answer]:
         """Send a group of commands; their answers as they come.  Raises SessionEnded at a 421."""
+        self.send(group)
+        yield from self.answers(group)
+
+    def send(self, group: Sequence[Command]) -> None:
+        octets = self._machine.send(*group)
         self._stream.allow(smtp.BLOCK_S)
-        self._stream.write(self._machine.send(*group))
+        self._stream.write(octets)
+
+    def answers(self, group: Sequence[Command]) -> Iterator[Answer]:
+        """To a group that was sent, as they come.  Raises SessionEnded at a 421."""
         for command in group:
             answer = self._answer(command.verb)
             if answer.reply.code == 421:
@@ -111,14 +128,33 @@ class Session:
 
     def answers_to_end(self) -> Iterator[Answer]:
         """The answers to the final dot: one, or one per part."""
-        while self._machine.is_waiting:
-            yield self._answer(Verb.END)
+        is_last = False
+        while not is_last:
+            answer = self._answer(Verb.END)
+            is_last = answer.command.verb is Verb.END or answer.reply.code == 421
+            if is_last and self.is_ahead and isinstance(self._stream, smtp.SmtpStream):
+                self._stream.acknowledge()  # servers keep their next answers back until then (Nagle), for 40 ms
+            yield answer
+
+    def leave(self) -> None:
+        """Say QUIT where that is possible; `quit` waits for the answer.
+
+        Exim keeps it back until it sees the end of what we send, 200 ms at most.
+        """
+        with contextlib.suppress(LineError, PeerError):
+            if self._is_at_rest and self.overheard() is None:
+                self._stream.allow(smtp.QUIT_S)
+                self._stream.write(self._machine.send(Command(Verb.QUIT, b"QUIT")))
+                self._stream.end_input()
+                self._has_left = True
 
     def quit(self) -> None:
         """End in order where that is possible."""
-        with contextlib.suppress(LineError, PeerError):
-            if self._machine.state in (State.READY, State.OPEN) and self.overheard() is None:
-                self.ask(Command(Verb.QUIT, b"QUIT"))
+        if not self._has_left:
+            self.leave()
+        if self._has_left:
+            with contextlib.suppress(LineError, PeerError):
+                self._answer(Verb.QUIT)
         self.drop()
 
     def drop(self) -> None:

@@ -19,7 +19,7 @@ from batchmail.wire import rmail
 
 MAX_RECIPIENTS = 100  # in one call, and
 MAX_ARGUMENT_OCTETS = 900  # of addresses: what is customary
-_OFFER = Offer(keywords={b"8BITMIME": b""})  # a file holds any octet
+_OFFER = Offer(b"rmail", {b"8BITMIME": b""})  # a file holds any octet
 _SPECIAL = b"-|/:("  # at the start of an address: an option, a program, a file, a list, or uux's brackets
 
 # sysexits.h: what sendmail and Postfix make of them.  71, 74 and 75 may pass; any other is for good.
@@ -29,6 +29,8 @@ _FAILED = {65: "5.6.0", 67: "5.1.1", 68: "5.1.2", 73: "5.2.0", 76: "5.5.0", 77: 
 
 class RmailTarget:
     """`rmail:PROGRAM`."""
+
+    offers = ""
 
     def __init__(self, spec: TargetSpec, now_ms: Callable[[], int], tmp_dir: str):
         self._spec, self._now_ms, self._tmp_dir = spec, now_ms, tmp_dir
@@ -54,7 +56,7 @@ class RmailTarget:
     def _plan(self, attempt: Attempt) -> Plan:
         delivery = attempt.delivery
         content = Content(delivery.size_octets, delivery.eightbit, delivery.utf8_header)
-        planned = plan(delivery.envelope, delivery.recipients, content, _OFFER)
+        planned = plan(delivery.envelope, delivery.recipients, content, _OFFER, final=self._spec.final)
         for number, status, text in planned.refusals:
             attempt.settle(number, FAILED, 0, status, text)
         if b" " in planned.sender:  # in a quoted local part; a From_ line ends its sender at the first blank

@@ -32,7 +32,9 @@ class TargetSpec(NamedTuple):
     password_file: str = ""
     send_eightbit: bool = False  # 8-bit content also where 8BITMIME is not offered
     session: int = 0  # transactions in one session; 0: as the server's habits are
+    sessions: int = 1  # at most so many at once
     final: bool = False  # a success is "delivered", not "relayed"
+    xforward: bool = False  # the server is told whom the origin's MTA had the message from
 
     @property
     def is_private(self) -> bool:
@@ -41,7 +43,10 @@ class TargetSpec(NamedTuple):
 
 
 _DIALOGUE = ("eightbit", "session", "final")
-_SOCKET = ("starttls", "tls_verify", "user", "password_file", *_DIALOGUE)
+_SOCKET = ("sessions", "starttls", "tls_verify", "user", "password_file", "xforward", *_DIALOGUE)
+_SESSIONS = 5  # that a server on a socket is given unless it is said otherwise; a directory as many files
+_AT_ONCE = ("smtp", "lmtp", "bsmtp", "maildir")  # take several transactions at once
+_MAX_SESSIONS = 20
 _OPTIONS = {
     "smtp": _SOCKET,
     "lmtp": _SOCKET,
@@ -82,7 +87,8 @@ def _parse(text: str) -> TargetSpec:
     if not colon or scheme not in _OPTIONS:
         raise _BadTarget(f"must begin with {', '.join(name + ':' for name in _OPTIONS)}{_nearest(scheme, _OPTIONS)}")
     place, _, query = rest.partition("?")
-    spec = _parse_place(TargetSpec(scheme, text, final=scheme in _FINAL), place)
+    sessions = _SESSIONS if scheme in _AT_ONCE else 1
+    spec = _parse_place(TargetSpec(scheme, text, sessions=sessions, final=scheme in _FINAL), place)
     if spec.host and not is_loopback(spec.host):
         spec = spec._replace(starttls=MAY)
     for name, value in _parse_query(query):
@@ -141,12 +147,18 @@ def _set_option(spec: TargetSpec, name: str, value: str) -> TargetSpec:
             return spec._replace(tls_verify=_choose(name, value, _YES_NO))
         case "final":
             return spec._replace(final=_choose(name, value, _YES_NO))
+        case "xforward":
+            return spec._replace(xforward=_choose(name, value, _YES_NO))
         case "eightbit":
             return spec._replace(send_eightbit=_choose(name, value, {"send": True, "refuse": False}))
         case "password_file":
             return spec._replace(password_file=_absolute(value))
         case "user":
             return spec._replace(user=value)
+        case "sessions":
+            if not re.fullmatch(r"[1-9][0-9]?", value) or int(value) > _MAX_SESSIONS:
+                raise _BadTarget(f"sessions must be a number from 1 to {_MAX_SESSIONS}")
+            return spec._replace(sessions=int(value))
     if not re.fullmatch(r"[1-9][0-9]{0,5}", value):
         raise _BadTarget("session must be a number of transactions from 1 on")
     return spec._replace(session=int(value))

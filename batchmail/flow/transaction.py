@@ -59,8 +59,12 @@ class Transaction:
         """CRLF content, not stuffed."""
         return self._spill.read()
 
+    def discard(self) -> None:
+        """Its content is not needed any more."""
+        self._spill.discard()
+
     def __enter__(self) -> "Transaction":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._spill.discard()
+        self.discard()

@@ -1,0 +1,50 @@
+"""Whether this side's clock can be believed.
+
+The latest time seen is kept in the ledger, and each call compares the two
+sites' clocks.  While ours has gone back, or is a day off the other side's,
+nothing expires, no delay is told and nothing is pruned; mail goes on.  A call
+that finds the clocks together ends the doubt, whichever had been wrong.
+"""
+
+from batchmail.store.ledger import Ledger
+
+_DAY_MS = 86_400_000
+_SLACK_MS = 300_000  # a clock that is kept right may be set back by so much
+_STEP_MS = 60_000  # the latest time is recorded this exactly
+_APART, _LATEST = "clock_apart_h", "clock_latest_ms"
+
+
+def compare(ledger: Ledger, ours_ms: int, theirs_ms: int) -> None:
+    """The other side has said what time it is."""
+    apart_ms = ours_ms - theirs_ms
+    if abs(apart_ms) > _DAY_MS:
+        ledger.note(_APART, str(round(apart_ms / 3_600_000)))
+        return
+    ledger.note(_APART, "")
+    if abs(ours_ms - _latest_ms(ledger)) > _STEP_MS:
+        ledger.set_fact(_LATEST, str(ours_ms))  # also where it had been ahead
+
+
+def doubt(ledger: Ledger, now_ms: int) -> str:
+    """Why the clock is not to be believed, for people; empty: it is.  Takes note of the time."""
+    apart_h = ledger.fact(_APART)
+    if apart_h:
+        direction = "ahead of" if int(apart_h) > 0 else "behind"
+        return (
+            f"the clock here was {abs(int(apart_h))} hours {direction} the other side's in the last call: nothing"
+            " expires, is told late or is pruned until a call finds them together"
+        )
+    latest_ms = _latest_ms(ledger)
+    if now_ms < latest_ms - _SLACK_MS:
+        return (
+            f"the clock here went back by {(latest_ms - now_ms) // 60_000} minutes: nothing expires, is told late or is"
+            " pruned until that time has come again, or a call finds it right"
+        )
+    if now_ms > latest_ms + _STEP_MS:
+        ledger.set_fact(_LATEST, str(now_ms))
+    return ""
+
+
+def _latest_ms(ledger: Ledger) -> int:
+    value = ledger.fact(_LATEST) or ""
+    return int(value) if value.isdigit() else 0

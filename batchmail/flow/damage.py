@@ -1,0 +1,208 @@
+"""Damage in the files of one peer: torn or changed files, strays, files and rows without each other.
+
+Only looks, and reads every file; `flow.repair` mends where a `Repairer` is given.
+A call that goes on meanwhile moves files: what is gone or new since it was
+listed is no finding.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import NamedTuple
+
+from batchmail.core import numbered
+from batchmail.core.errors import BatchmailError
+from batchmail.core.names import is_id
+from batchmail.core.numbered import BATCH, Number
+from batchmail.flow.context import Context
+from batchmail.flow.overview import numbers_in
+from batchmail.flow.repair import Repairer
+from batchmail.store import batchfile
+from batchmail.store.boxes import Inbox, Outbox
+from batchmail.store.notices import Notices
+from batchmail.store.shelf import Shelf
+from batchmail.store.view import View, open_view
+from batchmail.store.waiting import Waiting, WaitingRoom, read_entry
+
+Progress = Callable[[int], None]  # files read
+
+_SPOOL_FILE = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\.[0-9]{1,15}\.bsmtp\Z")
+_PARTIAL = re.compile(r"[0-9A-Z]{16}\.[0-9]{1,16}\.[a-z]{1,10}\.[0-9a-f]{64}\.[A-Za-z0-9.]{1,40}\Z")
+_PIECE = 200
+
+
+class Finding(NamedTuple):
+    """What was looked at, and what is wrong with it; empty when nothing is."""
+
+    subject: str
+    problem: str = ""
+    repaired: str = ""  # what was done about it
+
+
+class Damage:
+    """Looks through the files of one peer."""
+
+    def __init__(self, context: Context, repairer: Repairer | None, progress: Progress):
+        self._context, self._repairer, self._progress = context, repairer, progress
+        self._outbox = Outbox(context.spool, context.peer.name)
+        self._inbox = Inbox(context.spool, context.peer.name)
+        self._count = 0
+
+    def findings(self) -> Iterator[Finding]:
+        """Only what is wrong, then one finding for the rest."""
+        yield from self._waiting()
+        view = open_view(self._context.spool, self._context.peer.name)
+        if view is not None:
+            with closing(view):
+                yield from self._ledger(view)
+                yield from self._numbered(view)
+                yield from self._missing(view)
+                yield from self._owed(view)
+        yield from self._strays()
+        yield Finding(f"files of {self._context.peer.name}: {self._count} read")
+
+    def _counted(self) -> None:
+        self._count += 1
+        if self._count % _PIECE == 0:
+            self._progress(self._count)
+
+    def _waiting(self) -> Iterator[Finding]:
+        room = WaitingRoom(self._context.spool, self._context.peer.name)
+        for scan in (room.scan_held(), room.scan(), Shelf(self._context.spool, self._context.peer.name).ended()):
+            for waiting in scan:
+                self._counted()
+                if problem := _waiting_problem(waiting):
+                    done = self._repairer.set_aside(waiting.path, problem) if self._repairer else ""
+                    yield Finding(waiting.path, f"{problem}; its sender has to send it again", done)
+
+    def _ledger(self, view: View) -> Iterator[Finding]:
+        if problem := view.damage():
+            yield Finding(
+                f"ledger of {self._context.peer.name}",
+                f"{problem}; restore it from a backup, or move it away and say"
+                f" batchmail setup --adopt {self._context.peer.name} (mail may come twice)",
+            )
+
+    def _numbered(self, view: View) -> Iterator[Finding]:
+        for box in (self._outbox, self._inbox):
+            for number in numbers_in(box):
+                self._counted()
+                problem = _numbered_problem(view, number, box.path(number))
+                if problem:
+                    yield Finding(box.path(number), problem, self._repair(box, number, problem))
+
+    def _repair(self, box: Outbox | Inbox, number: Number, problem: str) -> str:
+        if self._repairer is None:
+            return ""
+        mend = self._repairer.outbox_file if box is self._outbox else self._repairer.inbox_file
+        return mend(number, problem)
+
+    def _missing(self, view: View) -> Iterator[Finding]:
+        """Rows whose files are not there."""
+        for number in view.open_files():
+            if self._outbox.octets(number) is None and number in view.open_files():
+                what = f"is missing, and of its transactions {len(view.open_ids(number))} are not settled; restore it"
+                yield Finding(self._outbox.path(number), what)
+        for number in view.files_in_custody():
+            if _size(self._inbox.path(number)) is None and number in view.files_in_custody():
+                yield Finding(
+                    self._inbox.path(number),
+                    f"is missing; at {self._context.peer.name}, batchmail resend sends it again",
+                )
+
+    def _owed(self, view: View) -> Iterator[Finding]:
+        """Notices: of one that is handed over meanwhile the file is gone, and the row says so."""
+        notices = Notices(self._context.spool, self._context.peer.name)
+        for identifier in view.owed_ids():
+            self._counted()
+            if (problem := notices.problem(identifier)) and identifier in view.owed_ids():
+                done = self._repairer.notice(identifier, problem) if self._repairer else ""
+                yield Finding(notices.path(identifier), f"{problem}; --repair has the postmaster told instead", done)
+
+    def _strays(self) -> Iterator[Finding]:
+        root, peer = self._context.spool.root, self._context.peer.name
+        for place, is_ours in (
+            (f"out/{peer}/held", _is_spool_file),
+            (f"out/{peer}/ended", _is_spool_file),
+            (f"out/{peer}/outbox", _is_numbered),
+            (f"in/{peer}/inbox", _is_numbered),
+            (f"in/{peer}/partial", _is_partial),
+            (f"in/{peer}/notices", _is_notice),
+            *((f"out/{peer}/waiting/{bucket}", _is_spool_file) for bucket in _buckets(f"{root}/out/{peer}/waiting")),
+        ):
+            for entry in _files(f"{root}/{place}"):
+                if not is_ours(entry.name):
+                    problem = "does not belong there"
+                    done = self._repairer.set_aside(entry.path, problem) if self._repairer else ""
+                    yield Finding(entry.path, f"{problem}: batchmail check --repair moves it away", done)
+
+
+def _is_spool_file(name: str) -> bool:
+    return _SPOOL_FILE.match(name) is not None
+
+
+def _is_numbered(name: str) -> bool:
+    return numbered.parse(name) is not None
+
+
+def _is_notice(name: str) -> bool:
+    return name.endswith(".bsmtp") and is_id(name.removesuffix(".bsmtp"))
+
+
+def _is_partial(name: str) -> bool:
+    return _PARTIAL.match(name) is not None
+
+
+def _buckets(waiting: str) -> Iterator[str]:
+    for priority in _names(waiting):
+        for bucket in _names(f"{waiting}/{priority}"):
+            yield f"{priority}/{bucket}"
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return None
+
+
+def _files(path: str) -> list[os.DirEntry[str]]:
+    """Regular files, and what is neither file nor directory."""
+    try:
+        with os.scandir(path) as entries:
+            return [entry for entry in entries if not entry.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _waiting_problem(waiting: Waiting) -> str:
+    try:
+        _, text = read_entry(waiting)
+        for _ in text():
+            pass
+    except FileNotFoundError:  # sealed meanwhile
+        return ""
+    except (OSError, BatchmailError) as error:
+        return str(error)
+    return ""
+
+
+def _numbered_problem(view: View, number: Number, path: str) -> str:
+    try:
+        identity = batchfile.check_batch(path)[2] if number.kind == BATCH else batchfile.unpack(path)[1]
+    except FileNotFoundError:  # settled meanwhile
+        return ""
+    except (OSError, BatchmailError) as error:
+        return f"{error}; the other side can be asked to send it again, or has it"
+    known = view.identity(number)
+    return (
+        "" if known in ("", identity) else "not the file that the ledger knows under its number: its identity differs"
+    )
