@@ -2,6 +2,7 @@
 
 import encodings.idna  # noqa: F401  # getaddrinfo loads it by name, when this may no longer run as root
 import socket
+import threading
 
 from batchmail.core.errors import LineError
 from batchmail.wire.child import ChildStream
@@ -42,3 +43,45 @@ def dial(host: str, port: int, timeout_s: float) -> socket.socket:
         else:
             return sock
     raise LineError(f"cannot reach {address_text(host, port)}: {'; '.join(failures)}")
+
+
+class Dialing:
+    """A connection that is being made while whoever wants it gets ready."""
+
+    def __init__(self, host: str, port: int, timeout_s: float):
+        self.host, self.port, self._timeout_s = host, port, timeout_s
+        self._wanted = threading.Lock()  # held by whoever decides what becomes of the socket
+        self._socket: socket.socket | None = None
+        self._error: LineError | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="batchmail-dial", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            sock = dial(self.host, self.port, self._timeout_s)
+        except LineError as error:
+            self._error = error
+            return
+        with self._wanted:
+            if self._closed:
+                sock.close()
+            else:
+                self._socket = sock
+
+    def take(self) -> socket.socket:
+        """The socket, once it is connected; from then on it is the caller's.  Raises LineError."""
+        self._thread.join()
+        with self._wanted:
+            sock, self._socket = self._socket, None
+        if sock is None:
+            raise self._error or LineError(f"no connection to {address_text(self.host, self.port)}")
+        return sock
+
+    def close(self) -> None:
+        """Nobody wants it, if nobody took it; what is still under way is closed when it is there."""
+        with self._wanted:
+            self._closed = True
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None

@@ -32,8 +32,10 @@ class Drained(NamedTuple):
 class Pump:
     """Posts what a stream gives, writes what it is given; `post` is called from the two threads."""
 
-    def __init__(self, stream: Stream, post: Callable[[Octets | Ended | Drained], None]):
-        self._stream, self._post = stream, post
+    _stream: Stream
+
+    def __init__(self, post: Callable[[Octets | Ended | Drained], None]):
+        self._post = post
         self._unread = threading.BoundedSemaphore(_MAX_UNREAD)
         self._out: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -43,7 +45,8 @@ class Pump:
             for work in (self._read, self._write)
         ]
 
-    def start(self) -> None:
+    def start(self, stream: Stream) -> None:
+        self._stream = stream
         for thread in self._threads:
             thread.start()
 

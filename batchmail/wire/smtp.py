@@ -37,6 +37,18 @@ class SmtpStream(TimedStream):
             raise LineError(f"no TLS with {host}: {error}") from None
         self.is_secured = True
 
+    def end_input(self) -> None:
+        """Let the server see that nothing more is coming; below TLS only `close` says that."""
+        if not self.is_secured:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+
+    def acknowledge(self) -> None:
+        """Let TCP say at once that what was read has come, instead of with the next octets that are written."""
+        if self._socket.family != socket.AF_UNIX:
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
     def _ready_error(self, error: OSError) -> bytes | None:
         if isinstance(error, ssl.SSLWantReadError):  # TLS's own business, such as a session ticket
             return None

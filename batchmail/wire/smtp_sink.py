@@ -10,8 +10,10 @@ import threading
 from io import BufferedIOBase
 from typing import NamedTuple
 
-from batchmail.core.envelope import CommandError, Envelope, Parameters, Recipient, parse_mail, parse_rcpt
+from batchmail.core.commands import parse_mail, parse_rcpt
+from batchmail.core.envelope import Envelope, Parameters, Recipient
 from batchmail.core.lines import CRLF, Unstuffer
+from batchmail.core.path import CommandError
 from batchmail.wire.listener import Listener
 
 _EXTENSIONS = (b"PIPELINING", b"SIZE 104857600", b"8BITMIME", b"SMTPUTF8", b"DSN", b"ENHANCEDSTATUSCODES")

@@ -2,6 +2,8 @@
 
 In order: find the route, reach the host (TCP, or a proxy program), agree on
 keys, believe the host key or not, log in with a key, run batchmail-receive.
+`wire.ssh_login` does the last two in one flight where the server is one that
+takes it; the ordinary way is here, and is gone when that one turns out wrong.
 None of the SSH library's exceptions leaves this file: `KeyRefused` is for a
 person, `LineError` may be gone at the next call.  It knows nothing of what the
 stream carries, and does nothing to notice a silent line: the call itself does.
@@ -11,25 +13,24 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import paramiko
 
 from batchmail.core.errors import KeyRefused, LineError
-from batchmail.wire.dial import Proxy, dial
+from batchmail.wire.dial import Dialing, Proxy, dial
 from batchmail.wire.known_hosts import KnownKey, check_host_key, fingerprint, known_keys, name_in_files
 from batchmail.wire.peer_text import address_text, printable, reason
 from batchmail.wire.ssh_address import SshAddress
 from batchmail.wire.ssh_config import Route, find_route
 from batchmail.wire.ssh_keys import LoginKeys
+from batchmail.wire.ssh_login import FIRST_OCTETS, Login, Transport, Unlike
 
 # What the far sshd would run if the key were not bound to a command of its own.
 REMOTE_COMMAND = "batchmail-receive"
 
-_WINDOW_OCTETS = 4 << 20
-_PACKET_OCTETS = 64 << 10
-_WRITE_OCTETS = 32 << 10
+_WRITE_OCTETS = 16 << 10
 _DIAGNOSTIC_OCTETS = 2048
 _CLOSE_S = 1.0
 
@@ -40,6 +41,10 @@ _SCANNED = (("ssh-ed25519",), ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ec
 
 # The library reports to its log what we raise; no handler of ours or lastResort may print it.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
+
+
+class _Misjudged(LineError):
+    """The server is not one that we can speak to without waiting."""
 
 
 class HostKeyLine(NamedTuple):
@@ -121,18 +126,34 @@ def connect_ssh(
     use_agent: bool,
     config_file: str | None,
     connect_timeout_s: float,
+    first: bytes = b"",
+    dialing: Dialing | None = None,
 ) -> SshStream:
-    """Log in at `address` and start batchmail-receive there.  Every step has `connect_timeout_s`."""
+    """Log in at `address`, start batchmail-receive there and write `first` to it.
+
+    Every step has `connect_timeout_s`.  `dialing`, if it is to the right place, is the first connection.
+    """
     route = find_route(address, config_file)
     keys = LoginKeys((*identities, *route.identities), use_agent)
     files = known_hosts + route.known_hosts
     name = name_in_files(route.known_as, route.port)
     known = known_keys(files, name)
-    with keys, _connected(route, connect_timeout_s) as connection:
-        connection.agree(_known_first(known))
-        host_key = connection.host_key()
-        check_host_key(known, files, name, host_key.get_name(), host_key.asbytes())
-        return SshStream(connection, _log_in(connection, route.user, keys))
+
+    if dialing and (route.proxy or (route.host, route.port) != (dialing.host, dialing.port)):
+        dialing = None
+
+    def log_in(early: bool, dialing: Dialing | None) -> SshStream:
+        with _connected(route, connect_timeout_s, early, dialing) as connection:
+            connection.agree(_known_first(known))
+            host_key = connection.host_key()
+            check_host_key(known, files, name, host_key.get_name(), host_key.asbytes())
+            return SshStream(connection, _log_in(connection, route.user, keys, first))
+
+    with keys:
+        try:
+            return log_in(early=True, dialing=dialing)
+        except _Misjudged:
+            return log_in(early=False, dialing=None)
 
 
 def host_key_lines(
@@ -143,7 +164,7 @@ def host_key_lines(
     name = name_in_files(route.known_as, route.port)
     lines, refusal = [], None
     for algorithms in _SCANNED:
-        connection = _Connection(route, connect_timeout_s)
+        connection = _Connection(route, connect_timeout_s, early=False)
         try:
             connection.agree(algorithms, only=True)
             key = connection.host_key()
@@ -157,13 +178,20 @@ def host_key_lines(
     return tuple(lines)
 
 
-def _log_in(connection: "_Connection", user: str, keys: LoginKeys) -> paramiko.Channel:
-    """Authenticate and start the far program: one round trip after the other."""
+def _log_in(connection: "_Connection", user: str, keys: LoginKeys, first: bytes) -> paramiko.Channel:
+    """Authenticate, start the far program and write `first` to it: with the first key at once where that can be."""
     tried: list[str] = []
+    at_once = connection.may_log_in_at_once(len(keys))
     for label, key in keys:
         tried.append(f"{label} ({fingerprint(key.asbytes())})")
-        if connection.authenticate(user, key, tried):
-            return connection.execute()
+        if at_once and len(tried) == 1:
+            channel = connection.log_in_at_once(user, key, tried, first[:FIRST_OCTETS])
+            first = first[FIRST_OCTETS:] if channel else first
+        else:
+            channel = connection.execute() if connection.authenticate(user, key, tried) else None
+        if channel is not None:
+            connection.write(channel, first)
+            return channel
     raise connection.refused(user, tried, keys.unusable)
 
 
@@ -174,9 +202,9 @@ def _known_first(known: tuple[KnownKey, ...]) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _connected(route: Route, timeout_s: float) -> "Iterator[_Connection]":
+def _connected(route: Route, timeout_s: float, early: bool, dialing: Dialing | None) -> "Iterator[_Connection]":
     """A connection that is closed again if the block fails."""
-    connection = _Connection(route, timeout_s)
+    connection = _Connection(route, timeout_s, early, dialing)
     try:
         yield connection
     except BaseException:
@@ -187,14 +215,15 @@ def _connected(route: Route, timeout_s: float) -> "Iterator[_Connection]":
 class _Connection:
     """The transport below the channel: each step is cut when it takes too long, and foreign errors are made ours."""
 
-    def __init__(self, route: Route, timeout_s: float):
+    def __init__(self, route: Route, timeout_s: float, early: bool, dialing: Dialing | None = None):
         self.to = address_text(route.host, route.port)
         self._timeout_s = timeout_s
         self._proxy = Proxy(route.proxy) if route.proxy else None
-        self._socket = self._proxy.socket if self._proxy else dial(route.host, route.port, timeout_s)
-        self.transport = paramiko.Transport(
-            self._socket, default_window_size=_WINDOW_OCTETS, default_max_packet_size=_PACKET_OCTETS
-        )
+        if self._proxy:
+            self._socket = self._proxy.socket
+        else:
+            self._socket = dialing.take() if dialing else dial(route.host, route.port, timeout_s)
+        self.transport = Transport(self._socket, early=early)
         # Ours is the one deadline; the library's, which differ from step to step, come after it.
         self.transport.banner_timeout = self.transport.auth_timeout = 2 * timeout_s
         self.transport.handshake_timeout = self.transport.channel_timeout = 2 * timeout_s
@@ -212,12 +241,28 @@ class _Connection:
         with self._step("the SSH handshake failed"):
             return self.transport.get_remote_server_key()
 
+    def may_log_in_at_once(self, keys: int) -> bool:
+        """Whether the server takes a login in one flight, and if it refuses the first of so many keys the next one."""
+        return self.transport.takes_input_in_order and (keys == 1 or self.transport.stays_after_refusal)
+
+    def log_in_at_once(self, user: str, key: paramiko.PKey, tried: list[str], first: bytes) -> paramiko.Channel | None:
+        """Authenticate, start the far program and write `first` to it in one flight; None: the key was refused."""
+        with self._step("logging in failed"):
+            login = Login(self.transport, user, key, REMOTE_COMMAND, first)
+        if not self._accepts(user, tried, login.accepted):
+            return None
+        with self._step("the server does not run our command"):
+            return login.channel()
+
     def authenticate(self, user: str, key: paramiko.PKey, tried: list[str]) -> bool:
         """Whether the server lets `user` in with `key`."""
+        # Something is left to do if the server wants a second factor, which we do not have.
+        return self._accepts(user, tried, lambda: not self.transport.auth_publickey(user, key))
+
+    def _accepts(self, user: str, tried: list[str], ask: Callable[[], bool]) -> bool:
         with self._step("logging in failed"):
             try:
-                # Something is left to do if the server wants a second factor, which we do not have.
-                return not self.transport.auth_publickey(user, key)
+                return ask()
             except paramiko.BadAuthenticationType as error:
                 offered = printable(", ".join(error.allowed_types).encode()) or "nothing"
                 raise KeyRefused(f"{self.to} does not let {user} log in with a key; it offers {offered}") from None
@@ -240,6 +285,10 @@ class _Connection:
             channel = self.transport.open_session()
             channel.exec_command(REMOTE_COMMAND)
             return channel
+
+    def write(self, channel: paramiko.Channel, data: bytes) -> None:
+        with self._step("the far program takes no data"):
+            channel.sendall(data)
 
     @contextlib.contextmanager
     def deadline(self, seconds: float) -> "Iterator[threading.Event]":
@@ -282,4 +331,5 @@ class _Connection:
             self._shut()
             why = f": no answer in {self._timeout_s:g} s" if late.is_set() else reason(error)
             said = self._proxy.diagnostics() if self._proxy else ""
-            raise LineError(f"{self.to}: {failure}{why}{said}") from None
+            misjudged = isinstance(error, Unlike) or (self.transport.may_be_misjudged and not late.is_set())
+            raise (_Misjudged if misjudged else LineError)(f"{self.to}: {failure}{why}{said}") from None

@@ -5,10 +5,14 @@ import of it.  What the address leaves open is None: OpenSSH's configuration,
 then the usual defaults, fill it in.
 """
 
+import os
+import pwd
 import re
 from typing import NamedTuple
 
 from batchmail.core.errors import ConfigError
+
+DEFAULT_PORT = 22
 
 # No part may begin with a dash: it may come to stand in the arguments of a ProxyJump's ssh.
 _ADDRESS = re.compile(
@@ -35,3 +39,14 @@ def parse_address(text: str) -> SshAddress:
     if port is not None and not 0 < port < 65536:
         raise ConfigError(f"{text!r}: a port is a number from 1 to 65535")
     return SshAddress(match["user"], match["host"].strip("[]").lower(), port)
+
+
+def openssh_file(config_file: str | None) -> str | None:
+    """The client configuration of OpenSSH that completes an address: `config_file`, else that of the user we are."""
+    own_file = os.path.join(pwd.getpwuid(os.geteuid()).pw_dir, ".ssh", "config")
+    return config_file or (own_file if os.access(own_file, os.R_OK) else None)
+
+
+def plain_destination(address: SshAddress, config_file: str | None) -> tuple[str, int] | None:
+    """Host and port where the address alone tells them; None where OpenSSH's configuration has a say."""
+    return None if openssh_file(config_file) else (address.host, address.port or DEFAULT_PORT)

@@ -1,8 +1,8 @@
 """OpenSSH's client configuration, as far as it says how to reach a host.
 
 Our own configuration wins over it; its identity and known_hosts files are
-looked at after ours.  What the SSH library cannot read (Include) is refused
-rather than passed over: it might have named another host.
+looked at after ours.  What is not read (Include, Match exec) is refused rather
+than passed over: it might have named another host.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import paramiko
 
 from batchmail.core.errors import ConfigError
-from batchmail.wire.ssh_address import SshAddress
+from batchmail.wire.ssh_address import DEFAULT_PORT, SshAddress, openssh_file
 
 
 class Route(NamedTuple):
@@ -30,15 +30,13 @@ class Route(NamedTuple):
 
 def find_route(address: SshAddress, config_file: str | None) -> Route:
     """Complete `address` from `config_file`, or from the ~/.ssh/config of the user we are if that can be read."""
-    owner = pwd.getpwuid(os.geteuid())
-    own_file = os.path.join(owner.pw_dir, ".ssh", "config")
-    file = config_file or (own_file if os.access(own_file, os.R_OK) else None)
+    file = openssh_file(config_file)
     found = _lookup(file, address) if file else {}
     try:
-        port = int(found.get("port", address.port or 22))
+        port = int(found.get("port", address.port or DEFAULT_PORT))
     except ValueError:
         raise ConfigError(f"{file}: {found['port']!r} is not a port") from None
-    user = found.get("user", address.user or owner.pw_name)
+    user = found.get("user", address.user or pwd.getpwuid(os.geteuid()).pw_name)
     host = found.get("hostname", address.host)
     return Route(
         user=user,
@@ -63,7 +61,9 @@ def _lookup(file: str, address: SshAddress) -> dict[str, Any]:
             found: dict[str, Any] = paramiko.SSHConfig.from_text(ours + text.read()).lookup(address.host)
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from None
-    except (paramiko.SSHException, ImportError, ValueError, KeyError) as error:
+    except ImportError:
+        raise ConfigError(f"{file}: Match exec is not supported: no shell is run here") from None
+    except (paramiko.SSHException, ValueError, KeyError) as error:
         raise ConfigError(f"{file} has a setting that is not understood for {address.host}: {error}") from None
     if "include" in found:
         raise ConfigError(

@@ -37,6 +37,9 @@ class LoginKeys:
             make = "" if there else "; `batchmail key PEER` makes one"
             raise KeyRefused(f"no key to log in with: {missing}{make}")
 
+    def __len__(self) -> int:
+        return len(self._found)
+
     def __iter__(self) -> Iterator[tuple[str, paramiko.PKey]]:
         return iter(self._found)
 
