@@ -182,8 +182,8 @@ class _Demo:
         refused = [r for r in mail.envelope.recipients if r.address.startswith(b"nobody@")]
         expected = tuple(r for r in mail.envelope.recipients if r not in refused)
         envelope = taken[0].envelope
-        if (envelope.sender, _sorted(envelope.parameters), tuple(map(_plain, envelope.recipients))) != (
-            mail.envelope.sender, _sorted(mail.envelope.parameters), tuple(map(_plain, expected))
+        if (envelope.sender, _words(envelope.parameters), tuple(map(_plain, envelope.recipients))) != (
+            mail.envelope.sender, _words(mail.envelope.parameters), tuple(map(_plain, expected))
         ):  # fmt: skip
             raise Temporary(f'the envelope of "{mail.subject}" has changed: {envelope}')
         if _body(taken[0]) != mail.content:
@@ -220,12 +220,12 @@ def _body(taken: Taken) -> bytes:
 
 
 def _plain(recipient: Recipient) -> tuple[bytes, list[bytes]]:
-    return recipient.address, _sorted(recipient.parameters)
+    return recipient.address, _words(recipient.parameters)
 
 
-def _sorted(parameters: Parameters) -> list[bytes]:
-    """Parameters to compare; SIZE is each hop's own."""
-    return sorted(map(bytes, without(parameters, b"SIZE")))
+def _words(parameters: Parameters) -> list[bytes]:
+    """Parameters to compare, in their order; SIZE is each hop's own."""
+    return [*map(bytes, without(parameters, b"SIZE"))]
 
 
 def _commands(

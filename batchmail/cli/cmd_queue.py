@@ -19,6 +19,7 @@ from batchmail.cli.tables import (
 )
 from batchmail.core.settings import Peer, Site
 from batchmail.flow.overview import Row, list_queue, look_at
+from batchmail.store.looks import Looks
 from batchmail.store.spool import Spool
 
 _LIMIT = 1000
@@ -52,7 +53,9 @@ def command(config_file: str | None, peer: str | None, limit: int, as_json: bool
 
 def _to_be_replayed(site: Site, spool: Spool, peers: list[Peer]) -> str:
     """What came from the peers and waits here; it is not on its way, and is yet what one may look for."""
-    counts = ((peer.name, look_at(start.context(site, spool, peer)).replay) for peer in peers)
+    looks = Looks(spool, start.now_ms() * 1_000_000)
+    counts = [(peer.name, look_at(start.context(site, spool, peer), looks.look).replay) for peer in peers]
+    looks.keep()
     return "".join(
         f"; {count} from {name} {'is' if count == 1 else 'are'} to be replayed" for name, count in counts if count
     )

@@ -10,11 +10,12 @@ from batchmail.cli.config import find_peer
 from batchmail.cli.progress import ProgressLine
 from batchmail.core.errors import BatchmailError
 from batchmail.flow.context import Context
-from batchmail.flow.target import open_target, parse_target
-from batchmail.flow.work import Busy, work_once
-from batchmail.store.received import Received
-from batchmail.store.sent import Sent
-from batchmail.store.waiting import WaitingRoom
+from batchmail.flow.target import close_all
+from batchmail.flow.tidy import tidy
+from batchmail.flow.work import Busy, targets_of, work_once
+from batchmail.store import ballast
+from batchmail.store.setup import sweep
+from batchmail.store.view import is_untouched
 from batchmail.wire import maillog
 
 _stopped: list[bool] = []  # filled by a signal
@@ -29,14 +30,17 @@ def command(config_file: str | None, names: tuple[str, ...]) -> int:
     Exits with 75 when a target took nothing; it is tried again at the next pass.
     """
     site, path = start.load(config_file)
-    peers = [find_peer(site, name, path) for name in names] or list(site.peers.values())
-    spool = start.set_up(site)
+    named = [find_peer(site, name, path) for name in names]
+    spool = start.set_up(site, served=named or None)
     maillog.open_log("run")
-    spool.sweep(start.now_ms() / 1000)
+    sweep(spool, start.now_ms() / 1000)
+    ballast.keep(spool.root)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stop)  # after the transaction at hand: none is left between its dot and the reply
     worst = 0
-    for peer in peers:
+    for peer in named or site.peers.values():
+        if is_untouched(spool, peer.name):
+            continue
         try:
             worst = max(worst, _run(start.context(site, spool, peer)))
         except BatchmailError as error:  # one peer's trouble is not the others'
@@ -55,18 +59,15 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 def _run(context: Context) -> int:
     shown = ProgressLine(context.peer.name)
     ledger = context.open_ledger()
-    target = open_target(parse_target(context.peer.target), context.site.name, context.now_ms, context.spool.tmp)
+    targets = targets_of(context)
     try:
-        down = work_once(context, ledger, target, shown.replay, lambda: bool(_stopped))
-        before_ms = context.now_ms() - context.peer.remember_ms
-        Sent(ledger).prune(before_ms)
-        Received(ledger).prune(before_ms)
-        WaitingRoom(context.spool, context.peer.name).tidy(context.now_ms())
+        down = work_once(context, ledger, targets, shown.replay, lambda: bool(_stopped))
+        tidy(context, ledger)
     except Busy:
         return 0  # that one does it, and is asked again by the next pass
     finally:
         shown.end()
-        target.close()
+        close_all(targets)
         ledger.close()
     if down:
         click.echo(f"batchmail: {context.peer.name}: {down}", err=True)

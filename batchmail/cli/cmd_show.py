@@ -103,7 +103,7 @@ def _fields(record: Record, now_ms: int) -> Iterator[tuple[str, str]]:
         yield "client", " ".join(f"{key}={printable(value)}" for key, value in entry.client._asdict().items() if value)
         yield "SHA-256", f"{entry.sha256}  (of its text)"
     if sent:
-        yield "batch", sent.number.file_name
+        yield "batch", sent.number.file_name if sent.number.stream else ""
         yield "sealed", when(sent.sealed_ms)
         yield "custody", f"{when(sent.custody_ms)}, by the far side" if sent.custody_ms else ""
         yield "settled", when(sent.settled_ms)
@@ -112,7 +112,11 @@ def _fields(record: Record, now_ms: int) -> Iterator[tuple[str, str]]:
         yield "custody", f"{when(received.custody_ms)}, ours"
         yield "attempts", str(received.attempts)
         yield "next", when(received.next_ms) if received.state != "done" else ""
-        yield "in doubt", f"{received.doubtful} times its last reply was lost" if received.doubtful else ""
+        yield (
+            "in doubt",
+            f"{received.doubtful} times it was not known whether it had been delivered" if received.doubtful else "",
+        )
+    yield "plan", record.plan
     yield "file", record.path
 
 
@@ -136,6 +140,8 @@ def _envelope_lines(record: Record) -> Iterator[str]:
     yield f"sender        {address_text(record.envelope.sender)}{_parameters(record.envelope.parameters)}"
     for number, recipient in enumerate(record.envelope.recipients):
         yield f"recipient     {address_text(recipient.address)}{_parameters(recipient.parameters)}"
+        if day := record.unlisted.get(recipient.address):
+            yield f"    not on the list of valid recipients that {record.peer} has told on {day}"
         yield from _outcome_lines(outcomes.get(number))
 
 
@@ -178,11 +184,12 @@ def _json(record: Record) -> dict[str, object]:
         value["parameters"] = _json_parameters(record.envelope.parameters)
         value["to"] = [
             {"address": json_text(one.address), "parameters": _json_parameters(one.parameters)}
+            | ({"listed": False} if one.address in record.unlisted else {})
             for one in record.envelope.recipients
         ]
     value["outcomes"] = [_json_outcome(told) for told in record.outcomes]
     value["notices"] = [{"id": one.id, "state": one.state, "made_ms": one.made_ms} for one in record.notices]
-    return value | {"state": record.state}
+    return value | {"state": record.state} | ({"plan": record.plan} if record.plan else {})
 
 
 def _json_values(part: Entry | SentTransaction | ReceivedTransaction) -> dict[str, object]:
@@ -193,7 +200,7 @@ def _json_values(part: Entry | SentTransaction | ReceivedTransaction) -> dict[st
         # JSON integers are never negative in batchmail: as in the manifest, 9 is the normal priority.
         client = {key: json_text(octets) for key, octets in part.client._asdict().items() if octets}
         return value | {"priority": part.priority + 9, "client": client}
-    return value | {"batch": part.number.file_name}
+    return value | ({"batch": part.number.file_name} if part.number.stream else {})
 
 
 def _json_parameters(parameters: Parameters) -> list[str]:

@@ -6,10 +6,14 @@ from batchmail.cli import start
 from batchmail.cli.progress import octets_text
 from batchmail.cli.tables import Column, Table, age_text, end_with_reader, field_lines, print_json
 from batchmail.core.errors import BatchmailError, ConfigError, UsageError
+from batchmail.flow.lists import Lists
 from batchmail.flow.overview import CRITICAL, WARNING, PeerState, Trouble, look_at, room_trouble
+from batchmail.store.looks import Looks
+from batchmail.store.recipients import Head
 
 _CODES = {"OK": 0, WARNING: 1, CRITICAL: 2}
 _UNKNOWN = 3
+_NAMED = 3  # peers, in the first line
 _COLUMNS = (
     Column("PEER", 16),
     Column("WAITING", 7, True),
@@ -50,7 +54,9 @@ def _show(config_file: str | None, name: str | None, as_json: bool) -> int:
     spool = start.open_spool(site)
     end_with_reader()
     contexts = [start.context(site, spool, peer) for peer in start.peers_of(site, spool, name, path)]
-    states = [look_at(context) for context in contexts]
+    looks = Looks(spool, start.now_ms() * 1_000_000)
+    states = [look_at(context, looks.look) for context in contexts]
+    looks.keep()
     full = room_trouble(contexts[0]) if contexts else None
     troubles = ([("", full)] if full else []) + [(state.peer, one) for state in states for one in state.troubles]
     level = max((one.level for _, one in troubles), key=_CODES.__getitem__, default="OK")
@@ -76,6 +82,8 @@ def _summary(states: list[PeerState], troubles: list[tuple[str, Trouble]]) -> st
     there = sum(state.custody for state in states)
     here = sum(state.replay for state in states)
     found = f"{waiting} waiting, {there} there, {here} here; peers: {len(states)}"
+    if failed := [state.peer for state in states if state.call_code]:  # as it may, where a line comes and goes
+        found += f"; last call failed: {', '.join(failed[:_NAMED])}{' and others' if failed[_NAMED:] else ''}"
     return f"{found}; troubles: {len(troubles)}" if troubles else found
 
 
@@ -124,13 +132,36 @@ def _print_one(state: PeerState, now_ms: int) -> None:
         ("last contact", ago(state.contact_ms) or "never"),
         ("last call", _last_call(state, now_ms)),
         ("it ended", state.call_text),
+        ("next call", f"expected in {age_text(state.expected_ms - now_ms)}" if state.expected_ms is not None else ""),
         ("rate", f"{octets_text(state.rate)}/s" if state.rate else ""),
+        ("recipients", _list_text(state.lists)),
+        ("told it", _told_text(state.lists)),
     )
     for line in field_lines(fields):
         click.echo(line)
 
 
+def _list_text(lists: Lists) -> str:
+    return f"{lists.theirs.addresses} valid addresses, its list of {lists.theirs.day}" if lists.theirs else ""
+
+
+def _told_text(lists: Lists) -> str:
+    if lists.ours is None:
+        return ""
+    state = "in force there" if lists.is_in_force else "not in force there"
+    return f"{lists.ours.addresses} valid addresses, our list of {lists.ours.day}, {state}"
+
+
+def _json_list(head: Head) -> dict[str, object]:
+    return {"list": head.identity, "addresses": head.addresses, "time_ms": head.time_ms}
+
+
 def _json(state: PeerState, full: Trouble | None) -> dict[str, object]:
     value = {key: found for key, found in state._asdict().items() if found is not None}
+    del value["lists"]
+    if state.lists.theirs:
+        value["recipients"] = _json_list(state.lists.theirs)
+    if state.lists.ours:
+        value["told_recipients"] = _json_list(state.lists.ours) | {"in_force": state.lists.is_in_force}
     troubles = ((full,) if full else ()) + state.troubles
     return value | {"troubles": [{"level": one.level, "text": one.text} for one in troubles]}

@@ -1,35 +1,31 @@
 """The configuration file, read here and nowhere else.
 
-TOML; an unknown key is an error that names the nearest known one.  Sizes are
-octets, or "64M"; durations "30d", "10s"; both are told in the manual page.
+TOML; an unknown key is an error that names the nearest known one.  How values
+are read is in `cli.forms`; all is told in the manual page.
 """
 
 import difflib
 import os
-import re
 import socket
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from batchmail.cli import forms
+from batchmail.cli.sections import apart
+from batchmail.core.digest import sha256
 from batchmail.core.errors import ConfigError
 from batchmail.core.names import is_peer, is_site
-from batchmail.core.settings import Peer, Site
-from batchmail.flow.target import parse_target
+from batchmail.core.schedule import Calendar
+from batchmail.core.settings import DoorSettings, Peer, Site
+from batchmail.core.valid import parse_delimiters
 from batchmail.store.spool import user_name
-from batchmail.wire.ssh_address import parse_address
 
 DEFAULT_PATH = "/etc/batchmail/batchmail.toml"
 _EXAMPLES = "/usr/share/doc/batchmail/contrib"
 DEFAULT_SPOOL = "/var/spool/batchmail"
 DEFAULT_USER = "batchmail"
 _MAX_OCTETS = 16 << 20
-_MAX_SIZE_OCTETS = 1 << 50  # what crosses the link as an integer of JSON stays far below 2^53
-_MAX_TIME_S = 100 * 365 * 86400
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SECONDS = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_SIZE = re.compile(r"([0-9]{1,15})\s*([KMGT]?)(?:i?B)?\Z")
-_DURATION = re.compile(r"([0-9]{1,9})\s*(ms|s|min|h|d|w)\Z")
 
 
 class _Key(NamedTuple):
@@ -40,126 +36,61 @@ class _Key(NamedTuple):
     form: str
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError
-    return value
-
-
-def _directory(value: Any) -> str:
-    if not _text(value).startswith("/"):
-        raise ValueError
-    return str(value)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not all(isinstance(one, str) and one for one in values):
-        raise ValueError
-    return tuple(values)
-
-
-def _octets(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        found = value
-    else:
-        match = _SIZE.match(_text(value))
-        if not match:
-            raise ValueError
-        found = int(match[1]) * _UNITS[match[2]]
-    if not 0 <= found <= _MAX_SIZE_OCTETS:
-        raise ValueError
-    return found
-
-
-def _seconds(value: Any) -> float:
-    match = _DURATION.match(_text(value))
-    if not match:
-        raise ValueError
-    found = int(match[1]) * _SECONDS[match[2]]
-    if found > _MAX_TIME_S:
-        raise ValueError
-    return found
-
-
-def _milliseconds(value: Any) -> int:
-    return round(_seconds(value) * 1000)
-
-
-def _domains(value: Any) -> tuple[str, ...]:
-    found = tuple(domain.lower() for domain in _texts(value))
-    if not all(domain == "*" or is_site(domain.removeprefix(".")) for domain in found):
-        raise ValueError
-    return found
-
-
-def _site_name(value: Any) -> str:
-    if not is_site(_text(value)):
-        raise ValueError
-    return str(value)
-
-
-def _target(value: Any) -> str:
-    parse_target(_text(value))
-    return str(value)
-
-
-def _calls(value: Any) -> tuple[str, ...]:
-    found = _texts(value)
-    for one in found:
-        if not one.startswith("command:"):
-            parse_address(one)
-    return found
-
-
-def _odd(value: Any) -> str:
-    if value not in ("normalize", "refuse"):
-        raise ValueError
-    return str(value)
-
-
-def _level(value: Any) -> int:
-    if type(value) is not int or not 1 <= value <= 19:
-        raise ValueError
-    return value
-
-
 _A_SIZE = 'a number of octets, or "64M"'
 _A_TIME = 'a duration such as "10s", "2h", "30d"'
+_A_SPAN = 'a duration such as "3d", or a table of them by priority: { normal = "3d", 5 = "4h" }'
 _DOMAINS = 'domains: "a.example", ".a.example" for all below it, or "*"'
 _SITE_KEYS = {
-    "site": _Key("name", _site_name, "a host name"),
-    "spool": _Key("spool", _directory, "the absolute path of a directory"),
-    "user": _Key("user", _text, "an account name"),
-    "reserve": _Key("reserve_octets", _octets, _A_SIZE),
-    "odd_octets": _Key("odd_octets", _odd, '"normalize" or "refuse"'),
+    "site": _Key("name", forms.site_name, "a host name"),
+    "spool": _Key("spool", forms.directory, "the absolute path of a directory"),
+    "user": _Key("user", forms.text, "an account name"),
+    "reserve": _Key("reserve_octets", forms.octets, _A_SIZE),
+    "odd_octets": _Key("odd_octets", forms.odd, '"normalize" or "refuse"'),
+    "postmaster": _Key("postmaster", forms.mailbox, "a mail address"),
+    "return_limit": _Key("return_octets", forms.octets, _A_SIZE),
+}
+_LISTEN = _Key("listen", forms.listen, '"127.0.0.1:2626", "unix:/run/batchmail/door", or a list of them')
+_DOOR_KEYS = {
+    "listen": _LISTEN,
+    "mode": _Key("mode", forms.mode, 'the mode of unix sockets, such as "0660"'),
+    "group": _Key("group", forms.group, "a group's name"),
+    "clients": _Key("clients", forms.networks, 'networks such as "192.0.2.0/24", without host bits'),
+    "xforward": _Key("xforward", forms.flag, "true or false"),
+    "connections": _Key("connections", forms.count(100_000), "a number, 1 to 100000"),
+    "workers": _Key("workers", forms.count(64), "a number, 1 to 64"),
 }
 _PEER_KEYS = {
-    "domains": _Key("domains", _domains, _DOMAINS),
-    "site": _Key("site", _site_name, "a host name"),
-    "call": _Key("call", _calls, '"ssh://user@host:port", "command: program arguments", or a list of them'),
-    "identity": _Key("identity", _texts, "a private key file, or a list of them"),
-    "known_hosts": _Key("known_hosts", _texts, "a known_hosts file, or a list of them"),
-    "ssh_config": _Key("ssh_config", _text, "a file in the form of ssh_config(5)"),
-    "agent": _Key("use_agent", _flag, "true or false"),
-    "target": _Key("target", _target, '"smtp://host:port", "lmtp:///socket" or another of the manual'),
-    "senders": _Key("senders", _domains, _DOMAINS),
-    "recipients": _Key("recipients", _domains, _DOMAINS),
-    "lifetime": _Key("lifetime_ms", _milliseconds, _A_TIME),
-    "max_message": _Key("max_message_octets", _octets, _A_SIZE),
-    "quota": _Key("quota_octets", _octets, _A_SIZE),
-    "report_wait": _Key("report_wait_s", _seconds, _A_TIME),
-    "batch_size": _Key("batch_octets", _octets, _A_SIZE),
-    "remember": _Key("remember_ms", _milliseconds, _A_TIME),
-    "level": _Key("level", _level, "a compression level, 1 to 19"),
+    "domains": _Key("domains", forms.domains, _DOMAINS),
+    "listen": _LISTEN,
+    "site": _Key("site", forms.site_name, "a host name"),
+    "call": _Key("call", forms.calls, '"ssh://user@host:port", "command: program arguments", or a list of them'),
+    "identity": _Key("identity", forms.texts, "a private key file, or a list of them"),
+    "known_hosts": _Key("known_hosts", forms.texts, "a known_hosts file, or a list of them"),
+    "ssh_config": _Key("ssh_config", forms.text, "a file in the form of ssh_config(5)"),
+    "agent": _Key("use_agent", forms.flag, "true or false"),
+    "target": _Key("target", forms.target, '"smtp://host:port", "lmtp:///socket" or another of the manual'),
+    "senders": _Key("senders", forms.domains, _DOMAINS),
+    "recipients": _Key("recipients", forms.domains, _DOMAINS),
+    "valid_recipients": _Key("valid_recipients", forms.valid, "the absolute path of a file, or a list of addresses"),
+    "recipient_delimiter": _Key("recipient_delimiter", parse_delimiters, 'characters such as "+", or "" for none'),
+    "hide_recipients": _Key("hide_recipients", forms.flag, "true or false"),
+    "lifetime": _Key("lifetime", forms.span, _A_SPAN),
+    "delay_notice": _Key("delay_notice", forms.span, _A_SPAN),
+    "give_up": _Key("give_up_ms", forms.milliseconds, _A_TIME),
+    "calls": _Key("calls", forms.rules, '"every 10min", "daily 06:00", "mon 18:30 Europe/Berlin", or a list of them'),
+    "away_until": _Key("away_until", forms.moment, "a date, such as 2027-05-03, or date and time, without quotes"),
+    "max_message": _Key("max_message_octets", forms.octets, _A_SIZE),
+    "quota": _Key("quota_octets", forms.octets, _A_SIZE),
+    "report_wait": _Key("report_wait_s", forms.seconds, _A_TIME),
+    "batch_size": _Key("batch_octets", forms.octets, _A_SIZE),
+    "remember": _Key("remember_ms", forms.milliseconds, _A_TIME),
+    "level": _Key("level", forms.level, '"auto", or a compression level, 1 to 19'),
 }
-KEYS = {"": tuple(_SITE_KEYS), "peers.NAME": tuple(_PEER_KEYS)}  # for the test of the manual page
+KEYS = {
+    "": tuple(_SITE_KEYS),
+    "door": tuple(_DOOR_KEYS),
+    "peers.NAME": tuple(_PEER_KEYS),
+}  # for the test of the manual page
 
 
 def config_path(option: str | None) -> str:
@@ -184,36 +115,96 @@ def load(path: str) -> Site:
     if len(data) > _MAX_OCTETS:
         raise ConfigError(f"{path}: larger than {_MAX_OCTETS} octets")
     try:
-        table = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        text = data.decode()
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return _site(path, table)
+    common, parts = apart(text)
+    table = _parse(path, common, text)
+    if parts and "peers" in table:  # some stand there as `apart` does not know them
+        parts, table = {}, _parse(path, text, text)
+    door = table.pop("door", {})
+    if not isinstance(door, dict):
+        raise ConfigError(f"{path}: door is to be a table: [door]")
+    settings = DoorSettings(**_read(path, "door", door, _DOOR_KEYS, ()))
+    peers = _Peers(path, text, parts, settings)
+    if not parts:
+        peers.read(table.pop("peers", {}))
+    return _site(path, table, settings, peers)._replace(digest=sha256(data).hexdigest())
 
 
-def _site(path: str, table: dict[str, Any]) -> Site:
-    peers = table.pop("peers", {})
-    if not isinstance(peers, dict) or not all(isinstance(entry, dict) for entry in peers.values()):
-        raise ConfigError(f"{path}: peers is to be tables, such as [peers.home]")
+def _parse(path: str, part: str, whole: str) -> dict[str, Any]:
+    """The tables of a part of the file; an error is told as the whole file has it."""
+    try:
+        return tomllib.loads(part)
+    except tomllib.TOMLDecodeError as error:
+        if part is whole:
+            raise ConfigError(f"{path}: {error}") from None
+    return _parse(path, whole, whole)
+
+
+class _Peers(Mapping[str, Peer]):
+    """The peers by name: one is read when it is asked for, all of them, and checked against each other, when more is.
+
+    Both raise ConfigError.  A mistake in one peer's tables keeps no call with another from being answered.
+    """
+
+    def __init__(self, path: str, text: str, parts: dict[str, str], door: DoorSettings):
+        self._path, self._text, self._parts, self._door = path, text, parts, door
+        self._one: dict[str, Peer] = {}
+        self._all: dict[str, Peer] | None = None
+
+    def __getitem__(self, name: str) -> Peer:
+        if self._all is not None:
+            return self._all[name]
+        if name not in self._one:
+            tables = _parse(self._path, self._parts[name], self._text)["peers"]
+            self._one[name] = _read_peers(self._path, tables)[name]
+        return self._one[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read_all())
+
+    def __len__(self) -> int:
+        return len(self._read_all())
+
+    def read(self, tables: Any) -> dict[str, Peer]:
+        """All of them, from the tables of the file."""
+        peers = _read_peers(self._path, tables)
+        _check_domains(self._path, peers)
+        _check_listen(self._path, self._door, peers)
+        self._all = peers
+        return peers
+
+    def _read_all(self) -> dict[str, Peer]:
+        return self.read(_parse(self._path, self._text, self._text)["peers"]) if self._all is None else self._all
+
+
+def _site(path: str, table: dict[str, Any], door: DoorSettings, peers: Mapping[str, Peer]) -> Site:
     defaults: dict[str, Any] = {
         "spool": DEFAULT_SPOOL,
         "user": DEFAULT_USER,
         "reserve_octets": 64 << 20,
         "odd_octets": "normalize",
     }
-    values = defaults | _read(path, "", table, _SITE_KEYS, ("peers",))
+    values = defaults | _read(path, "", table, _SITE_KEYS, ("peers", "door"))
     if "name" not in values:
         values["name"] = socket.getfqdn()  # asks the name service, which may take its time
     if not is_site(values["name"]):
         raise ConfigError(f'{path}: this host has no usable name: set site = "host.example"')
+    return Site(peers=peers, door=door, **values)
+
+
+def _read_peers(path: str, tables: Any) -> dict[str, Peer]:
+    if not isinstance(tables, dict) or not all(isinstance(entry, dict) for entry in tables.values()):
+        raise ConfigError(f"{path}: peers is to be tables, such as [peers.home]")
     here = os.path.dirname(os.path.abspath(path))
-    made = {}
-    for name, entry in peers.items():
+    made: dict[str, Peer] = {}
+    for name, entry in tables.items():
         lowered = name.lower()
         if not is_peer(lowered) or lowered in made:
             raise ConfigError(f"{path}: [peers.{name}]: a peer's name is of a-z 0-9 . _ - and stands once; quote dots")
         made[lowered] = _peer(path, lowered, entry, here)
-    _check_domains(path, made)
-    return Site(peers=made, **values)
+    return made
 
 
 def _check_domains(path: str, peers: dict[str, Peer]) -> None:
@@ -226,11 +217,29 @@ def _check_domains(path: str, peers: dict[str, Peer]) -> None:
                 raise ConfigError(f'{path}: "{domain}" stands in domains of both peers.{other} and peers.{peer.name}')
 
 
+def _check_listen(path: str, door: DoorSettings, peers: dict[str, Peer]) -> None:
+    """Each address once; and who can reach it from elsewhere is said."""
+    owners: dict[str, str] = {}
+    for owner, addresses in (("door", door.listen), *((f"peers.{peer.name}", peer.listen) for peer in peers.values())):
+        for address in addresses:
+            other = owners.setdefault(address.text, owner)
+            if other != owner:
+                raise ConfigError(f'{path}: "{address.text}" stands in listen of both {other} and {owner}')
+            if not address.is_local and not door.clients:
+                raise ConfigError(
+                    f'{path}: {owner}.listen: "{address.text}" can be reached from other hosts: listen at 127.0.0.1,'
+                    ' [::1] or unix:/PATH, or name the networks that may send by clients = ["NETWORK/BITS"] in [door]'
+                )
+
+
 def _peer(path: str, name: str, entry: dict[str, Any], here: str) -> Peer:
     values = _read(path, f"peers.{name}", entry, _PEER_KEYS, ())
     values.setdefault("identity", (f"{here}/id_ed25519",))
     values.setdefault("known_hosts", (f"{here}/known_hosts",))
-    return Peer(name=name, **values)
+    listed, path_of_list = values.pop("valid_recipients", ((), ""))
+    values |= {"valid_recipients": listed, "valid_recipients_file": path_of_list}
+    calendar = Calendar(values.pop("calls", ()), values.pop("away_until", 0))
+    return Peer(name=name, calendar=calendar, **values)
 
 
 def _read(

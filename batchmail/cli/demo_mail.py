@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from batchmail.core.envelope import Envelope, Parameters, Recipient, format_mail, format_rcpt, parse_mail, parse_rcpt
+from batchmail.core.commands import parse_mail, parse_rcpt
+from batchmail.core.envelope import Envelope, Parameters, Recipient, format_mail, format_rcpt
 from batchmail.core.lines import Stuffer
 
 _DATE = "Fri, 21 Nov 2025 09:00:00 +0000"

@@ -9,7 +9,11 @@ import click
 from batchmail import __version__
 from batchmail.core.errors import BatchmailError
 
-COMMANDS = ("setup", "call", "run", "queue", "status", "show", "cat", "inspect", "check", "demo", "key")
+COMMANDS = (
+    *("setup", "call", "run", "queue", "status", "show", "cat", "inspect", "check", "demo", "key"),
+    *("hold", "release", "requeue", "bounce", "remove", "move", "retire"),
+    *("resend", "trace", "audit"),
+)
 
 
 class _Commands(click.Group):

@@ -6,24 +6,22 @@ input was read to its end and all of it is on stable storage.  What will never
 be taken is 65 or 69; everything else, foreseen or not, is 75: the MTA keeps it.
 """
 
-import contextlib
+import _signal as signal  # type: ignore[import-not-found]  # `signal` makes enums of it, which takes too long here
 import os
-import signal
 import time
-from collections.abc import Mapping
-from types import FrameType
 
 from batchmail.cli.pipe_args import Request, parse
 from batchmail.core.errors import BatchmailError, Permanent, Temporary
 from batchmail.core.names import make_id
-from batchmail.flow.accept import CHUNK_OCTETS, Accepted, Intake, Origin, read_batch, read_message
+from batchmail.core.value import Mapping
+from batchmail.flow.accept import CHUNK_OCTETS, Accepted, Intake, Origin, read_message
 from batchmail.store.bell import MAIL, ring
 from batchmail.store.spool import Spool, become_owner, find_door
-from batchmail.wire import maillog
+from batchmail.wire import doorlog
 
 TIME_LIMIT_S = 900  # less than Postfix's command_time_limit of 1000 s, whose end bounces the mail
 _DRAIN_LIMIT_S = 60
-_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM)
+_SIGNALS = {getattr(signal, name): name for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGALRM")}
 
 
 def main(argv: list[str], environment: Mapping[bytes, bytes]) -> int:
@@ -34,7 +32,7 @@ def main(argv: list[str], environment: Mapping[bytes, bytes]) -> int:
             signal.signal(number, _stop)
         signal.alarm(TIME_LIMIT_S)
         os.umask(0o077)
-        maillog.open_log("accept")
+        doorlog.open_log("accept")
         request = parse(os.path.basename(argv[0]), argv[1:], environment)
         _accept(request)
     except Permanent as error:
@@ -52,7 +50,7 @@ def main(argv: list[str], environment: Mapping[bytes, bytes]) -> int:
 
 def _accept(request: Request) -> None:
     parent = os.getppid()
-    become_owner(request.spool)
+    become_owner(request.spool, with_groups=False)
     spool = Spool(request.spool)
     door = find_door(spool.root, request.to)
     now_ms = time.time_ns() // 1_000_000
@@ -61,6 +59,8 @@ def _accept(request: Request) -> None:
         if request.message:
             read_message(_read, intake, request.message)
         else:
+            from batchmail.flow.accept_batch import read_batch  # seldom: most MTAs give a message at a time
+
             read_batch(_read, intake)
         if os.getppid() != parent:
             raise Temporary("the program that started this one is gone: its message may be cut short, and nobody waits")
@@ -69,17 +69,19 @@ def _accept(request: Request) -> None:
     finally:
         intake.discard()
     ring(spool.root, door.peer, MAIL)
-    with contextlib.suppress(Exception):  # the answer is yes, whatever becomes of the log
+    try:
         _log(door.peer, request.origin, accepted)
+    except Exception:  # noqa: BLE001, S110
+        pass  # the answer is yes, whatever becomes of the log
 
 
 def _read(limit: int) -> bytes:
     return os.read(0, limit)
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
+def _stop(number: int, _frame: object) -> None:
     _ignore_signals()
-    why = f"no end of the message within {TIME_LIMIT_S} s" if number == signal.SIGALRM else signal.Signals(number).name
+    why = f"no end of the message within {TIME_LIMIT_S} s" if number == signal.SIGALRM else _SIGNALS[number]
     raise Temporary(f"stopped before anything was accepted: {why}")
 
 
@@ -92,25 +94,31 @@ def _drain() -> None:
     """Read what is still to come: some writers take a pipe that closes on them for a fault of their own."""
     signal.signal(signal.SIGALRM, _stop)
     signal.alarm(_DRAIN_LIMIT_S)
-    with contextlib.suppress(OSError, BatchmailError):
+    try:
         while os.read(0, CHUNK_OCTETS):
             pass
+    except (OSError, BatchmailError):
+        pass
 
 
 def _refuse(exit_code: int, status: str, text: str, request: Request | None) -> int:
     _ignore_signals()
-    with contextlib.suppress(OSError):
-        os.write(2, f"{status} batchmail-pipe: {maillog.escape(text)}\n".encode())
-    with contextlib.suppress(Exception):
-        maillog.refused(request.to if request else "", request.origin.queue_id if request else "", status, text)
+    try:
+        os.write(2, f"{status} batchmail-pipe: {doorlog.escape(text)}\n".encode())
+    except OSError:
+        pass  # nobody reads it; the exit code says it too
+    try:
+        doorlog.refused(request.to if request else "", request.origin.queue_id if request else "", status, text)
+    except Exception:  # noqa: BLE001, S110
+        pass  # the answer is no, whatever becomes of the log
     return exit_code
 
 
 def _log(peer: str, origin: Origin, accepted: list[Accepted]) -> None:
     for one in accepted:
         sender, recipients = one.envelope.sender, len(one.envelope.recipients)
-        maillog.accepted(one.id, peer, sender, recipients, one.size_octets, origin.queue_id, origin.client)
+        doorlog.accepted(one.id, peer, sender, recipients, one.size_octets, origin.queue_id, origin.client)
         if one.bare_cr or one.bare_lf:
-            maillog.line_ends(one.id, one.bare_cr, one.bare_lf)
-        if origin.beside.dropped:
-            maillog.not_carried(one.id, origin.beside.dropped)
+            doorlog.line_ends(one.id, one.bare_cr, one.bare_lf)
+        if origin.beside and origin.beside.dropped:
+            doorlog.not_carried(one.id, origin.beside.dropped)

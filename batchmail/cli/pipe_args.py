@@ -6,15 +6,15 @@ that a recipe with a slip in it, or one for a newer version, loses nothing.
 """
 
 import os
-import re
-from collections.abc import Mapping
-from typing import NamedTuple
 
-from batchmail.core import beside as besides
-from batchmail.core.envelope import MAX_RECIPIENTS, Client, CommandError, check_address
+from batchmail.core.envelope import MAX_RECIPIENTS, Client
 from batchmail.core.errors import MalformedInput, Temporary
-from batchmail.core.rmail import null_if_daemon
+from batchmail.core.path import CommandError, check_address
+from batchmail.core.value import TYPE_CHECKING, Mapping, NamedTuple
 from batchmail.flow.accept import Message, Origin
+
+if TYPE_CHECKING:
+    from batchmail.core.beside import Beside
 
 DEFAULT_SPOOL = "/var/spool/batchmail"
 
@@ -39,7 +39,9 @@ _VALUES = (
     "--spool", "--queue-id", "--client-address", "--client-name", "--client-helo", "--client-protocol",
     "--ret", "--envid", "--notify", "--orcpt", "-t", "-f",
 )  # fmt: skip
-_UUX_QUIET = re.compile(r"-[rnzj]+\Z")  # queue only, notify when, tell the job's number: nothing of it applies
+# Also for --help, which is an error like any other: what exits with 0 has taken mail.
+_USAGE = "usage: batchmail-pipe -t PEER [-f SENDER [--] RECIPIENT...] < MAIL; see batchmail-pipe(8)"
+_UUX_QUIET = "rnzj"  # queue only, notify when, tell the job's number: nothing of it applies
 
 
 def parse(name: str, words: list[str], environment: Mapping[bytes, bytes]) -> Request:
@@ -51,16 +53,22 @@ def parse(name: str, words: list[str], environment: Mapping[bytes, bytes]) -> Re
     else:
         to, options, message = _parse_pipe(words, is_rmail=name == "rmail")
     spool = options.get("--spool", "") or os.fsdecode(environment.get(b"BATCHMAIL_SPOOL", b"")) or DEFAULT_SPOOL
-    told = besides.from_options(
-        *(os.fsencode(options.get(f"--{key}", "")) for key in ("ret", "envid", "notify", "orcpt"))
-    )
-    seen = besides.from_commands(environment.get(b"BATCHMAIL_MAIL", b""), environment.get(b"BATCHMAIL_RCPT", b""))
     client = Client(
         *(os.fsencode(options.get(f"--client-{key}", "")) for key in ("address", "name", "helo", "protocol"))
     )
-    queue_id = re.sub(r"[^!-~]", "?", options.get("--queue-id", ""))[:100]
-    origin = Origin(queue_id, client, _priority_of_grade(options.get("-g", "")), besides.join(seen, told))
+    queue_id = "".join(c if "!" <= c <= "~" else "?" for c in options.get("--queue-id", "")[:100])
+    origin = Origin(queue_id, client, _priority_of_grade(options.get("-g", "")), _parse_beside(options, environment))
     return Request(to, spool, origin, message)
+
+
+def _parse_beside(options: dict[str, str], environment: Mapping[bytes, bytes]) -> "Beside | None":
+    told = [os.fsencode(options.get(f"--{key}", "")) for key in ("ret", "envid", "notify", "orcpt")]
+    seen = [environment.get(name, b"") for name in (b"BATCHMAIL_MAIL", b"BATCHMAIL_RCPT")]
+    if not any(told + seen):
+        return None
+    from batchmail.core import beside  # seldom
+
+    return beside.join(beside.from_commands(*seen), beside.from_options(*told))
 
 
 _Parsed = tuple[str, dict[str, str], Message | None]
@@ -101,7 +109,7 @@ def _take_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
         elif key in _VALUES:
             options[key] = value if equals else next(left, "")
         else:
-            raise CommandLineError(f"unknown option {word}; see batchmail-pipe(8)")
+            raise CommandLineError(f"unknown option {word}; {_USAGE}")
     return options, []
 
 
@@ -131,7 +139,7 @@ def _parse_uux(words: list[str]) -> _Parsed:
             options["-p"] = ""
         elif word[:2] in ("-a", "-g"):
             options[word[:2]] = word[2:]
-        elif not _UUX_QUIET.match(word):
+        elif word[1:].strip(_UUX_QUIET):
             raise CommandLineError(f"unknown option {word} of uux; see batchmail-pipe(8)")
     peer, bang, command = (rest.pop(0) if rest else "").partition("!")
     if "-p" not in options or not peer or not bang or command != "rmail":
@@ -155,6 +163,8 @@ def _sender(word: str) -> bytes:
 
 
 def _uucp_sender(word: str) -> bytes:
+    from batchmail.core.rmail import null_if_daemon  # seldom
+
     return null_if_daemon(os.fsencode(word)) and _checked(word)
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 
-from batchmail.flow.exchange import Totals
+from batchmail.flow.totals import Totals
 
 _EVERY_S = 0.2
 _RATE_OVER_S = 5.0
@@ -64,6 +64,12 @@ class ProgressLine:
             self._past.popleft()
         span_s = totals.seconds - self._past[0][0]
         return (crossed - self._past[0][1]) / span_s if span_s > _EVERY_S else 0.0
+
+    def checked(self, files: int) -> None:
+        """Of `batchmail check --files`."""
+        if self._shown:
+            self._call = f"{self._peer}: {files} files read"
+            self._show()
 
     def replay(self, transactions: int, octets: int) -> None:
         """Of the replay."""

@@ -5,21 +5,21 @@ Only frames leave on standard output.  Needs neither click nor paramiko.
 """
 
 import os
-import subprocess
 import sys
 import time
 
 from batchmail import __version__
-from batchmail.cli import start
+from batchmail.cli import memory, start
 from batchmail.cli.config import find_peer
 from batchmail.core.errors import BatchmailError, Temporary, UsageError
+from batchmail.flow.called import note_call
 from batchmail.flow.context import Context
 from batchmail.flow.exchange import Call, Options, Result
-from batchmail.flow.overview import note_call
 from batchmail.store.bell import YIELD, ring
 from batchmail.store.line import ANSWERER, CALLER, Line
+from batchmail.store.owed import Owed
+from batchmail.store.plans import Plans
 from batchmail.store.received import Received
-from batchmail.store.sent import Sent
 from batchmail.wire import maillog
 from batchmail.wire.stream import PipeStream
 
@@ -65,14 +65,14 @@ def _parse(arguments: list[str]) -> tuple[str | None, str | None]:
 def _answer(peer_name: str, config_file: str | None) -> int:
     site, path = start.load(config_file)
     peer = find_peer(site, peer_name, path)
-    spool = start.set_up(site)
+    spool = start.set_up(site, served=[peer])
     maillog.open_log("receive")
     start.stop_on_signals()
+    memory.give_back_large()
     context = start.context(site, spool, peer)
     line = _take_line(context)
     stream = PipeStream(0, 1)
-    call = Call(context, stream, line, ANSWERER, Options(), _nothing, _nothing)
-    result = call.run()
+    result = Call(context, line, ANSWERER, Options(), _nothing, _nothing).run(stream)
     line.close()
     _note(context, result)
     if _something_is_due(context):
@@ -111,9 +111,10 @@ def _note(context: Context, result: Result) -> None:
 def _something_is_due(context: Context) -> bool:
     ledger = context.open_ledger()
     try:
-        received, sent, now_ms = Received(ledger), Sent(ledger), context.now_ms()
-        reports = received.in_custody("report")
-        return bool(reports or received.due_batches(now_ms) or sent.owed_notices(now_ms))
+        received, now_ms = Received(ledger), context.now_ms()
+        lines = any(received.in_custody(kind) for kind in ("report", "request", "answer"))
+        plans = [plan for plan in Plans(ledger).open() if not plan.request]  # they had to wait for the end of the call
+        return bool(lines or plans or received.due_batches(now_ms) or Owed(ledger).due(now_ms))
     finally:
         ledger.close()
 
@@ -123,13 +124,13 @@ def _leave_to_run(peer_name: str, config_file: str | None) -> None:
     program = os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), "batchmail")
     options = ["-c", config_file] if config_file else []
     try:
-        subprocess.Popen(
+        os.chdir("/")
+        os.posix_spawn(
+            sys.executable,
             [sys.executable, program, *options, "run", "--peer", peer_name],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd="/",
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)],
+            setsid=True,
         )
     except OSError as error:
         maillog.trouble(peer_name, f"batchmail run could not be started ({error}); its timer does what is due")

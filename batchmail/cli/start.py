@@ -5,14 +5,17 @@ import pwd
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from types import FrameType
 
 from batchmail.cli import config
 from batchmail.core.errors import BatchmailError, ConfigError, SpoolError
 from batchmail.core.settings import Peer, Site
 from batchmail.flow.context import Context
+from batchmail.store import setup
 from batchmail.store import spool as spools
 from batchmail.store.spool import Door, Spool
+from batchmail.wire import maillog
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -22,9 +25,10 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def set_up(site: Site, again: bool = False) -> Spool:
+def set_up(site: Site, again: bool = False, served: Iterable[Peer] | None = None) -> Spool:
     """Make what is missing of the spool, as its owner; returns it open.  `again`: also when nothing seems to be.
 
+    Where only some peers are `served`, what may lack for others is not looked for.
     Started as root, the program is the owner from here on: of an existing
     spool its owner, of a new one the configured user.
     """
@@ -39,11 +43,30 @@ def set_up(site: Site, again: bool = False) -> Spool:
     if os.path.exists(site.spool):
         spools.check_owner(site.spool)  # before any of its files is found to be closed to us
     try:
-        if again or not spools.is_set_up(site.spool, doors(site)):
-            spools.set_up(site.spool, doors(site))
+        is_served = served is not None and all(
+            setup.is_served(site.spool, _door(site, peer), peer.domains) for peer in served
+        )
+        if is_served:
+            is_ready = setup.is_current(site.spool, site.digest)
+        else:
+            is_ready = setup.is_set_up(site.spool, doors(site), site.digest)
+        if again or not is_ready:
+            _set_up_all(site, is_served)
         return Spool(site.spool)
     except OSError as error:
         raise SpoolError(f"the spool {site.spool} cannot be set up: {error}") from None
+
+
+def _set_up_all(site: Site, is_served: bool) -> None:
+    """For all peers; a mistake in one's entry does not stop a call with another, for which all `is_served`."""
+    try:
+        chosen = doors(site)
+    except ConfigError as error:
+        if not is_served:
+            raise
+        maillog.trouble("", f"{error}; until it is mended, what else was changed there is not heard of")
+        return
+    setup.set_up(site.spool, chosen, site.digest)
 
 
 def open_spool(site: Site) -> Spool:
@@ -112,7 +135,8 @@ def doors(site: Site) -> list[tuple[Door, tuple[str, ...]]]:
 
 
 def _door(site: Site, peer: Peer) -> Door:
-    return Door(peer.name, site.name, peer.max_message_octets, site.reserve_octets, site.odd_octets)
+    retired = setup.is_retired(site.spool, peer.name)
+    return Door(peer.name, site.name, peer.max_message_octets, site.reserve_octets, site.odd_octets, retired)
 
 
 def context(site: Site, spool: Spool, peer: Peer) -> Context:

@@ -68,12 +68,12 @@ def address_text(address: bytes) -> str:
 
 
 def age_text(milliseconds: int) -> str:
-    """A span of time in a few characters: 40s, 12min, 30h, 4d."""
-    seconds = max(0, milliseconds) // 1000
+    """A span of time in a few characters, to the nearest unit: 40s, 12min, 30h, 4d."""
+    seconds = (max(0, milliseconds) + 500) // 1000
     for limit, unit, length in ((90, "s", 1), (90 * 60, "min", 60), (48 * 3600, "h", 3600)):
         if seconds < limit:
-            return f"{seconds // length}{unit}"
-    return f"{seconds // 86400}d"
+            return f"{(seconds + length // 2) // length}{unit}"
+    return f"{(seconds + 43200) // 86400}d"
 
 
 def count_text(number: int, noun: str) -> str:

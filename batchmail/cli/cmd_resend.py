@@ -1,0 +1,75 @@
+"""batchmail resend: after a lost disk or a restored backup at either side."""
+
+from contextlib import closing
+from datetime import datetime
+from typing import Any
+
+import click
+
+from batchmail.cli import start
+from batchmail.cli.config import find_peer
+from batchmail.cli.tables import count_text
+from batchmail.core.errors import Temporary
+from batchmail.store.ledger import Ledger
+from batchmail.store.line import CALLER, Line
+from batchmail.store.spool import Spool
+from batchmail.store.streams import Again, begin_new_stream, to_send_again
+
+_FORMS = ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%d"]
+
+
+class _Time(click.DateTime):
+    """Local time, in any of the usual forms."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is no time; give one such as 2026-11-21 or '2026-11-21 18:30'", param, ctx)
+
+
+@click.command("resend", short_help="Send a peer again what is unsettled.")
+@click.argument("peer")
+@click.option("--since", type=_Time(_FORMS), metavar="TIME", help="Only what the peer took since then (local time).")
+@click.option("--dry-run", is_flag=True, help="Say how much it is, and change nothing.")
+@click.pass_obj
+def command(config_file: str | None, peer: str, since: datetime | None, dry_run: bool) -> None:
+    """Send a peer all that is unsettled again, under a new stream of numbers, with the next call.
+
+    For when the peer has lost its disk, or has restored a backup: then --since gives the time of that.
+    """
+    site, path = start.load(config_file)
+    spool = start.set_up(site)
+    entry = find_peer(site, peer, path)
+    resend(spool, entry.name, since, dry_run)
+
+
+def resend(spool: Spool, peer: str, since: datetime | None, dry_run: bool, adopt: bool = False) -> None:
+    """Say first how much it is, and what may come twice."""
+    line = Line(spool, peer)
+    try:
+        if not line.acquire(CALLER):
+            raise Temporary(f"a call with {peer} is going on: try again when it has ended")
+        with closing(Ledger(spool, peer, adopt=adopt)) as ledger:
+            since_ms = int(since.timestamp() * 1000) if since else 0
+            again = to_send_again(spool, ledger, peer, since_ms)
+            click.echo(f"{peer}: {_what(again, peer)}")
+            if again.here:
+                what = f"{count_text(again.here, 'transaction')} from {peer} in the inbox"
+                click.echo(f"{peer}: {what}: what was delivered of them is not known, and comes twice.")
+            if dry_run:
+                return
+            begin_new_stream(ledger, since_ms)
+        click.echo(f"{peer}: the next call sends it, under a new stream of numbers.")
+    finally:
+        line.close()
+
+
+def _what(again: Again, peer: str) -> str:
+    if not again.transactions:
+        return "nothing that was sent is unsettled; outcomes and requests that were on their way are sent again."
+    twice = (
+        f"; {peer} had taken, or may have taken, {again.twice} of them: those come twice which it had delivered and no"
+        " longer remembers"
+    )
+    return f"{count_text(again.transactions, 'transaction')} to be sent again{twice if again.twice else ''}."

@@ -1,0 +1,58 @@
+"""batchmail retire: take a peer out of service."""
+
+import click
+
+from batchmail.cli import start
+from batchmail.cli.config import find_peer
+from batchmail.cli.selection import Selection
+from batchmail.core.errors import UsageError
+from batchmail.flow.context import Context
+from batchmail.flow.overview import look_at
+from batchmail.store.plans import MOVE, REMOVE
+from batchmail.store.setup import retire_peer
+
+
+@click.command("retire", short_help="Take a peer out of service.")
+@click.argument("peer")
+@click.option("--move", "other", metavar="PEER", help="Give what is there to another peer.")
+@click.option("--bounce", is_flag=True, help="Return what is there to its senders.")
+@click.option("--text", default="this site is served no more", show_default=True, help="What the senders are told.")
+@click.option("--undo", is_flag=True, help="Take mail for it again.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def command(
+    config_file: str | None, peer: str, other: str | None, bounce: bool, text: str, undo: bool, yes: bool
+) -> int:
+    """Let the doors refuse mail for PEER, for now, so that the mail server keeps it; what is there goes with calls.
+
+    With --move or --bounce it does not wait for them. When nothing is left, PEER can leave the configuration.
+    """
+    if other and bounce:
+        raise UsageError("--move or --bounce, not both")
+    site, path = start.load(config_file)
+    name = find_peer(site, peer, path).name
+    spool = start.set_up(site)
+    retire_peer(spool, name, retired=not undo)
+    start.set_up(site)
+    if undo:
+        click.echo(f"{name}: the doors take mail for it again")
+        return 0
+    click.echo(f"{name}: the doors refuse mail for it until batchmail retire --undo {name}")
+    options = {"peer": name, "sender": None, "recipient": None, "older": None, "larger": None, "yes": yes}
+    selection = Selection(config_file, (), options)
+    if bounce:
+        return selection.carry_out(selection.choose("bounce"), REMOVE, "", "5.4.4", text)
+    if other:
+        target = selection.find_other(other)
+        if target == name:
+            raise UsageError("it cannot be moved to itself")
+        return selection.carry_out(selection.choose(f"move to {target}"), MOVE, target)
+    _tell_what_is_left(selection.contexts[0])
+    return 0
+
+
+def _tell_what_is_left(context: Context) -> None:
+    state = look_at(context)
+    left = state.waiting + state.held + state.sealed + state.custody + state.replay + state.notices
+    drained = f"still here, transactions and notices: {left}; the next calls and runs see to them"
+    click.echo(drained if left else f"nothing is left: {context.peer.name} can leave the configuration")

@@ -1,0 +1,181 @@
+"""The commands that act upon transactions: which are meant, asking first, and telling what came of it."""
+
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import click
+
+from batchmail.cli import config, forms, start
+from batchmail.cli.progress import octets_text
+from batchmail.cli.tables import address_text, age_text, count_text
+from batchmail.core.errors import ConfigError, UsageError
+from batchmail.core.names import is_id
+from batchmail.flow.choose import Chosen, Filter, by_filter, by_id, plan
+from batchmail.flow.context import Context
+from batchmail.flow.target import close_all
+from batchmail.flow.work import Busy, carry_out_plans, targets_of
+from batchmail.store.plans import Plan, Plans
+from batchmail.wire import maillog
+
+_SAMPLE = 5
+_MOST_TOLD = 20
+
+
+def selecting(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The arguments, whose place in the usage is `words`, and options by which transactions are chosen."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for one in reversed(
+            (
+                click.argument("words", nargs=-1, metavar=words),
+                click.option("--peer", metavar="PEER", help="Those on their way to this peer."),
+                click.option(
+                    "--from", "sender", metavar="TEXT", help="Those whose sender holds this; <> is the null sender."
+                ),
+                click.option("--to", "recipient", metavar="TEXT", help="Those with a recipient that holds this."),
+                click.option("--older", metavar="TIME", help='Those that arrived longer ago than this, such as "3d".'),
+                click.option("--larger", metavar="SIZE", help='Those of at least this size, such as "10M".'),
+                click.option("--yes", is_flag=True, help="Do not ask."),
+            )
+        ):
+            function = one(function)
+        return function
+
+    return decorate
+
+
+class Selection:
+    """The transactions that a command line means."""
+
+    def __init__(self, config_file: str | None, words: tuple[str, ...], options: dict[str, Any]):
+        self.site, self.path = start.load(config_file)
+        self.spool = start.set_up(self.site)
+        maillog.open_log("plan")
+        self._words, self._options = words, options
+        peers = start.peers_of(self.site, self.spool, options["peer"], self.path)
+        self.contexts = [start.context(self.site, self.spool, peer) for peer in peers]
+
+    def choose(self, doing: str, states: tuple[str, ...] = ()) -> list[Chosen]:
+        """Those that are meant; after asking, where they were not named one by one."""
+        filtered = any(self._options[key] for key in ("peer", "sender", "recipient", "older", "larger"))
+        if self._words:
+            return list(self._named())
+        if not filtered:
+            raise UsageError("which transactions? name IDs, - for IDs on standard input, or --peer, --from, --to, ...")
+        return self._filtered(doing, states)
+
+    def _named(self) -> Iterator[Chosen]:
+        for word in self._words:
+            for identifier in sys.stdin.read().split() if word == "-" else [word]:
+                yield self._find(identifier.upper())
+
+    def _find(self, identifier: str) -> Chosen:
+        if not is_id(identifier):
+            raise UsageError(
+                f"{identifier[:60]} is no ID: 26 letters and digits, as in batchmail queue and the mail log"
+            )
+        found = by_id(self.contexts, identifier)
+        if found is None:
+            raise UsageError(f"{identifier} is not on its way from here: batchmail show {identifier} may know more")
+        return found
+
+    def _filtered(self, doing: str, states: tuple[str, ...]) -> list[Chosen]:
+        try:
+            wanted = self._filter(states)
+        except ValueError:
+            raise UsageError('--older wants a time such as "3d", --larger a size such as "10M"') from None
+        found = [
+            (context, row) for context, row in by_filter(self.contexts, wanted) if self._suits(row.envelope.sender)
+        ]
+        octets = sum(row.size_octets for _, row in found)
+        click.echo(f"{doing}: {count_text(len(found), 'transaction')}, {octets_text(octets)} octets", err=True)
+        for context, row in islice(found, _SAMPLE):
+            age = age_text(start.now_ms() - row.arrival_ms)
+            to = address_text(row.envelope.recipients[0].address) if row.envelope.recipients else ""
+            line = f"  {row.id} {context.peer.name} {row.state} {age} {address_text(row.envelope.sender)} -> {to}"
+            click.echo(line, err=True)
+        if len(found) > _SAMPLE:
+            click.echo(f"  and {len(found) - _SAMPLE} more", err=True)
+        if found and not self._options["yes"]:
+            if not sys.stdin.isatty():
+                raise UsageError("say --yes to do this without being asked")
+            click.confirm("Go on?", abort=True, err=True)
+        return [Chosen(context, row.id) for context, row in found]
+
+    def _suits(self, sender: bytes) -> bool:
+        return self._options["sender"] != "<>" or not sender
+
+    def _filter(self, states: tuple[str, ...]) -> Filter:
+        options = self._options
+        sender = "" if options["sender"] == "<>" else options["sender"] or ""
+        before_ms = start.now_ms() - forms.milliseconds(options["older"]) if options["older"] else None
+        larger = forms.octets(options["larger"]) if options["larger"] else 0
+        return Filter(sender.encode(), (options["recipient"] or "").encode(), before_ms, larger, states)
+
+    def find_other(self, name: str) -> str:
+        """The name of the peer to which something is to be moved."""
+        peer = config.find_peer(self.site, name, self.path)
+        return peer.name
+
+    def carry_out(self, chosen: list[Chosen], verb: str, peer: str = "", status: str = "", text: str = "") -> int:
+        """Plan it, do what can be done now, and tell."""
+        if not chosen:
+            click.echo("There is nothing to do.")
+            return 0
+        plan(chosen, verb, peer, status, text)
+        for name in sorted({one.context.peer.name for one in chosen}):
+            of_one = [one for one in chosen if one.context.peer.name == name]
+            self._carry_out(of_one[0].context, [one.id for one in of_one])
+        return 0
+
+    def _carry_out(self, context: Context, identifiers: list[str]) -> None:
+        targets = targets_of(context)
+        ledger = context.open_ledger()
+        try:
+            carry_out_plans(context, ledger, targets[0])
+        except Busy:
+            pass  # that one carries them out, or the next pass
+        finally:
+            close_all(targets)
+            plans = [Plans(ledger).find(identifier) for identifier in identifiers]
+            ledger.close()
+        self._tell(context, [found for found in plans if found])
+
+    def _tell(self, context: Context, plans: list[Plan]) -> None:
+        for one in plans[:_MOST_TOLD]:
+            click.echo(f"{one.tx}: {_state(one, context.peer.name)}")
+        if len(plans) > _MOST_TOLD:
+            done = sum(one.done_ms is not None for one in plans)
+            click.echo(f"{count_text(len(plans), 'transaction')} in all, done {done}; the others follow")
+
+
+def _state(plan: Plan, peer: str) -> str:
+    if plan.done_ms is not None:
+        return plan.result
+    if plan.request:
+        return f"{peer} has it, or may have: it is asked in the next call, and batchmail show tells what came of it"
+    return "a call is going on: it is done when that has ended"
+
+
+def pause(peer: str, context: Context, held: bool) -> int:
+    """Send a peer no mail, or mail again; reports and requests go all the while."""
+    ledger = context.open_ledger()
+    ledger.note("on_hold", "1" if held else "")
+    ledger.close()
+    what = "gets no mail until batchmail release" if held else "gets mail again; held transactions stay held:"
+    click.echo(f"{peer} {what} {peer}" if held else f"{peer} {what} batchmail release --peer {peer} lets them go")
+    return 0
+
+
+def find_whole_peer(words: tuple[str, ...], config_file: str | None) -> tuple[str, Context] | None:
+    """The peer that the only word names, when it is no ID."""
+    if len(words) != 1 or words[0] == "-" or is_id(words[0].upper()):
+        return None
+    site, path = start.load(config_file)
+    spool = start.set_up(site)
+    peers = start.peers_of(site, spool, words[0], path)
+    if not peers:
+        raise ConfigError(f"{path}: no peer {words[0]}")
+    return peers[0].name, start.context(site, spool, peers[0])
