@@ -1,11 +1,18 @@
-"""Calls over a real sshd and a bad line, against what the bare `ssh` client takes for the same octets."""
+"""Calls over a real sshd and a bad line, against what the bare `ssh` client takes for the same octets.
+
+The line costs a round trip to open, as TCP does.  The sshd is as a distribution sets it up: three host keys.  Seconds
+are from the start of the program to its end; round trips are from the connection to the end, of which turns are what
+was spent waiting.
+"""
 
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from bench.tables import Cost, show, timed
+from bench.tables import show, timed
 from tests.e2e.sites import Site, ssh_entry
 from tests.servers.host import Installed
 from tests.servers.link import Link
@@ -26,22 +33,32 @@ def run(installed: Installed) -> None:
     rows = []
     for name, rtt_ms, rate in LINES:
         for what, measure in (("idle", _idle), (f"{COUNT} x 5 KiB", _drain)):
-            ours, floor, octets, floor_octets = measure(installed, messages, rtt_ms, rate)
+            ours, floor = measure(installed, messages, rtt_ms, rate)
             rows.append(
                 (
                     f"{what}, {name}",
                     f"{ours.seconds:.2f}",
                     f"{floor.seconds:.2f}",
                     f"{ours.seconds / floor.seconds:.2f}",
-                    f"{octets / 1e3:.1f}",
-                    f"{floor_octets / 1e3:.1f}",
+                    *(f"{run.line_seconds * 1e3 / rtt_ms:.1f}" if rtt_ms else "" for run in (ours, floor)),
+                    *(str(run.turns) if rtt_ms else "" for run in (ours, floor)),
+                    *(f"{run.octets / 1e3:.1f}" for run in (ours, floor)),
                 )
             )
-    head = ("a fresh login", "batchmail s", "bare ssh s", "ratio", "batchmail kB", "bare ssh kB")
-    show("Calls (idle: `ssh host true`; mail: `ssh host 'cat >file' <batch`)", head, rows)
+    head = ("a fresh login", "batchmail s", "bare ssh s", "ratio", "RTTs", "ssh", "turns", "ssh", "kB", "ssh")
+    show("Calls (idle: `ssh host true`; mail: `ssh host 'cat >file' <zstd -19`)", head, rows)
 
 
-Measured = tuple[Cost, Cost, int, int]
+class Run(NamedTuple):
+    """One program over the line."""
+
+    seconds: float
+    line_seconds: float  # from the connection to the program's end
+    turns: int
+    octets: int
+
+
+Measured = tuple[Run, Run]
 
 
 def _with_sites(
@@ -50,7 +67,7 @@ def _with_sites(
     with tempfile.TemporaryDirectory() as path:
         os.chmod(path, 0o755)
         os.mkdir(f"{path}/sshd", 0o755)
-        with Sshd(f"{path}/sshd") as sshd, Link(sshd.port, rtt_ms=rtt_ms, rate=rate) as link:
+        with stock_sshd(f"{path}/sshd") as sshd, Link(sshd.port, rtt_ms=rtt_ms, rate=rate) as link:
             entry = {"domains": ["home.example.test"], "target": f"bsmtp:{path}/holding/mail"}
             holding = Site(f"{path}/holding", installed, "mx.example.test", {"home": entry})
             holding.make_owned_directory("mail")
@@ -63,11 +80,24 @@ def _with_sites(
             return use(holding, away, sshd, link)
 
 
-def _octets(link: Link) -> int:
-    return sum(link.octets.values())
+def stock_sshd(directory: str) -> Sshd:
+    sshd = Sshd(directory)
+    keys = [sshd.make_key(kind, kind) for kind in ("rsa", "ecdsa")]
+    with open(sshd.path("sshd_config"), "a", encoding="utf-8") as file:
+        file.writelines(f"HostKey {key}\n" for key in keys)
+    return sshd
 
 
-def _bare(sshd: Sshd, link: Link, command: str, data: bytes = b"") -> tuple[Cost, int]:
+def _run(link: Link, argv: Sequence[str], data: bytes = b"") -> Run:
+    octets, turns, connections = sum(link.octets.values()), link.turns, link.connections
+    began_s = time.monotonic()
+    cost = timed(argv, data)
+    assert link.connections == connections + 1, "not one connection"
+    on_line_s = cost.seconds - (link.connected_s - began_s)
+    return Run(cost.seconds, on_line_s, link.turns - turns, sum(link.octets.values()) - octets)
+
+
+def _bare(sshd: Sshd, link: Link, command: str, data: bytes = b"") -> Run:
     identity = sshd.make_key("bare")
     sshd.authorize_line(open(f"{identity}.pub", encoding="utf-8").read().strip())
     client = sshd.client(identity)
@@ -77,32 +107,25 @@ def _bare(sshd: Sshd, link: Link, command: str, data: bytes = b"") -> tuple[Cost
         line = file.read()
     with open(known, "w", encoding="utf-8") as file:
         file.write(line.replace(f":{sshd.port} ", f":{link.port} "))
-    before = _octets(link)
-    return timed([*client, command], data), _octets(link) - before
+    return _run(link, [*client, command], data)
 
 
 def _idle(installed: Installed, _messages: list[bytes], rtt_ms: float, rate: float) -> Measured:
     def use(_holding: Site, away: Site, sshd: Sshd, link: Link) -> Measured:
         timed(away.command("batchmail", "call", "mx"))  # the first call learns the names
-        before = _octets(link)
-        ours = timed(away.command("batchmail", "call", "mx"))
-        octets = _octets(link) - before
-        floor, floor_octets = _bare(sshd, link, "true")
-        return ours, floor, octets, floor_octets
+        return _run(link, away.command("batchmail", "call", "mx")), _bare(sshd, link, "true")
 
     return _with_sites(installed, rtt_ms, rate, use)
 
 
 def _drain(installed: Installed, messages: list[bytes], rtt_ms: float, rate: float) -> Measured:
     def use(holding: Site, away: Site, sshd: Sshd, link: Link) -> Measured:
+        timed(away.command("batchmail", "call", "mx"))  # the first call learns the names
         for content in messages:
             holding.accept(content, "-t", "home", "-f", "s@x.test", "--", "u@home.example.test")
         packed = subprocess.run(["zstd", "-19", "-c"], input=b"".join(messages), capture_output=True, check=True).stdout
-        before = _octets(link)
-        ours = timed(away.command("batchmail", "call", "mx"))
-        octets = _octets(link) - before
+        ours = _run(link, away.command("batchmail", "call", "mx"))
         assert len([n for n in os.listdir(f"{away.directory}/mail") if n.endswith(".bsmtp")]) == len(messages)
-        floor, floor_octets = _bare(sshd, link, "cat >/dev/null", packed)
-        return ours, floor, octets, floor_octets
+        return ours, _bare(sshd, link, "cat >/dev/null", packed)
 
     return _with_sites(installed, rtt_ms, rate, use)

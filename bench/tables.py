@@ -14,14 +14,14 @@ class Cost(NamedTuple):
     cpu_seconds: float
 
 
-def timed(argv: Sequence[str], data: bytes = b"", cwd: str | None = None) -> Cost:
+def timed(argv: Sequence[str], data: bytes = b"", cwd: str | None = None, codes: Sequence[int] = (0,)) -> Cost:
     """Run a program to its end; wall clock and the processor time of it and its children.  A failure is an error."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
     done = subprocess.run(argv, input=data, capture_output=True, cwd=cwd, timeout=600)
     seconds = time.monotonic() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
+    if done.returncode not in codes:
         raise RuntimeError(f"{argv}: exit {done.returncode}: {done.stderr[-500:].decode(errors='replace')}")
     return Cost(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
