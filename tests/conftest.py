@@ -8,24 +8,46 @@ import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 import zstandard
 
+from tests.servers.daemon import Daemon
 from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim
 from tests.servers.host import Factory, Installed, Unavailable, need_root, open_directory, readable_by_all
 from tests.servers.link import Link
-from tests.servers.packages import CHECKOUT
+from tests.servers.opensmtpd import OpenSmtpd
+from tests.servers.packages import CHECKOUT, Package, unpacked
 from tests.servers.postfix import Postfix
 from tests.servers.rmail import Rmail, Uucp
+from tests.servers.sendmail import Sendmail
 from tests.servers.smtp_log import SmtpLog
 from tests.servers.sshd import Sshd, login_account
 
 Started = TypeVar("Started")
+_SAID = 4000  # characters
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run on several processors, those with real servers share one: they share accounts and places too."""
+    for item in items:
+        if item.get_closest_marker("real") or item.path.parent.name in ("e2e", "servers"):
+            item.add_marker(pytest.mark.xdist_group("servers"))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, None]:
+    """A test that fails shows what its servers said."""
+    report = (yield).get_result()
+    if report.when == "call" and report.failed:
+        for daemon in Daemon.started:
+            report.sections.append((f"{type(daemon).__name__} in {daemon.directory}", daemon.log()[-_SAID:]))
+    elif report.when == "teardown":
+        Daemon.started.clear()
 
 
 def unavailable(reason: object) -> NoReturn:
@@ -73,6 +95,19 @@ def account() -> pwd.struct_passwd:
 
 
 @pytest.fixture
+def package() -> Callable[[str], Package]:
+    """An unpacked package of tests.servers.packages, by name."""
+
+    def find(name: str) -> Package:
+        try:
+            return unpacked(name)
+        except Unavailable as reason:
+            unavailable(reason)
+
+    return find
+
+
+@pytest.fixture
 def _stack() -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack
@@ -106,6 +141,16 @@ def dovecot_factory(_stack: ExitStack) -> Factory[Dovecot]:
 
 
 @pytest.fixture
+def opensmtpd_factory(_stack: ExitStack) -> Factory[OpenSmtpd]:
+    return _factory(_stack, OpenSmtpd)
+
+
+@pytest.fixture
+def sendmail_factory(_stack: ExitStack) -> Factory[Sendmail]:
+    return _factory(_stack, Sendmail)
+
+
+@pytest.fixture
 def sshd_factory(_stack: ExitStack) -> Factory[Sshd]:
     return _factory(_stack, Sshd)
 
@@ -118,6 +163,16 @@ def exim(exim_factory: Factory[Exim]) -> Exim:
 @pytest.fixture
 def postfix(postfix_factory: Factory[Postfix]) -> Postfix:
     return postfix_factory()
+
+
+@pytest.fixture
+def opensmtpd(opensmtpd_factory: Factory[OpenSmtpd]) -> OpenSmtpd:
+    return opensmtpd_factory()
+
+
+@pytest.fixture
+def sendmail(sendmail_factory: Factory[Sendmail]) -> Sendmail:
+    return sendmail_factory()
 
 
 @pytest.fixture

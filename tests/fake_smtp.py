@@ -27,6 +27,7 @@ class Script(NamedTuple):
     early: bytes = CLOSE
     after_greeting: bytes = b""  # said unasked at once
     tls: ssl.SSLContext | None = None
+    keeps_quit_back: bool = False  # until the client has ended its side, as Exim does
 
 
 class FakeSmtp:
@@ -206,5 +207,11 @@ class _Connection:
         self.say(self.answer(line, b"250 2.0.0 ok"))
 
     def on_quit(self, line: bytes) -> None:
+        if self.script.keeps_quit_back:
+            self.sock.settimeout(20)
+            try:
+                assert self.sock.recv(1) == b""
+            except TimeoutError:
+                raise AssertionError("the client waits for the answer to QUIT without ending its side") from None
         self.say(self.answer(line, b"221 2.0.0 bye"))
         raise _Hangup

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from hashlib import sha256
 
-from batchmail.core import entry, manifest, report
+from batchmail.core import entry_lines, manifest, report
 from batchmail.core.entry import Entry
 from batchmail.core.envelope import Client, Parameter, Recipient, format_mail, format_rcpt
 from batchmail.core.manifest import Head, Item
@@ -35,7 +35,7 @@ DIGEST = sha256(TEXT).hexdigest()
 
 def spool_file() -> bytes:
     """The transaction as it waits."""
-    return entry.head(NOW_MS, 0, "4A1", CLIENT) + TEXT + entry.tail(len(CONTENT), len(TEXT), 7, 1, DIGEST)
+    return entry_lines.head(NOW_MS, 0, "4A1", CLIENT) + TEXT + entry_lines.tail(len(CONTENT), len(TEXT), 7, 1, DIGEST)
 
 
 def batch_text() -> bytes:
@@ -75,17 +75,17 @@ def dialogue() -> Iterator[tuple[str, Event, bytes]]:
     told = sha256(report_lines()).hexdigest()
     home_hello, mx_hello = _hello(HOME, "c1" * 16, ()), _hello(MX, "5e" * 16, ())
     yield from _say("home", home_hello, home.start(home_hello), mx)
+    yield from _say("home", Done(0), home.send(Done(0)), mx)
     yield from _say("mx", mx_hello, mx.start(mx_hello), home)
     for speaker, event in (
-        ("home", Done(0)),
         ("mx", Open(batch, identity, "zst", BATCH_OCTETS, 0)),
         ("mx", Data(STREAM, 1, 0, bytes(BATCH_OCTETS))),
-        ("home", Received(BATCH_OCTETS)),
+        ("home", Received(BATCH_OCTETS, 8_000_000)),
         ("home", Custody(STREAM, 1)),
         ("mx", Done(0)),
         ("home", Open(back, told, "zst", REPORT_OCTETS, 0)),
         ("home", Data(BACK, 1, 0, bytes(REPORT_OCTETS))),
-        ("mx", Received(REPORT_OCTETS)),
+        ("mx", Received(REPORT_OCTETS, 9_000_000)),
         ("mx", Custody(BACK, 1)),
         ("mx", Done(1)),
         ("home", Done(1)),

@@ -8,15 +8,17 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from batchmail.core.envelope import Client, Envelope, parse_mail, parse_rcpt
+from batchmail.core.commands import parse_mail, parse_rcpt
+from batchmail.core.envelope import Client, Envelope
 from batchmail.core.names import make_id
 from batchmail.core.settings import Peer, Site
 from batchmail.flow.context import Context
 from batchmail.flow.exchange import Call, Options, Result
-from batchmail.flow.target import open_target, parse_target
+from batchmail.flow.target import close_all, open_targets, parse_target
 from batchmail.flow.work import work_once
 from batchmail.store.line import ANSWERER, CALLER, Line
-from batchmail.store.spool import Door, Spool, set_up
+from batchmail.store.setup import set_up
+from batchmail.store.spool import Door, Spool
 from batchmail.store.waiting import WaitingRoom
 from batchmail.wire.stream import SocketStream, Stream
 
@@ -49,19 +51,21 @@ class Mailbox(NamedTuple):
     def drop(self) -> str:
         return f"{self.root}.drop"
 
-    def accept(self, *messages: bytes, sender: str = "<s@mx.example>", rcpts: tuple[str, ...] = ()) -> list[str]:
+    def accept(
+        self, *messages: bytes, sender: str = "<s@mx.example>", rcpts: tuple[str, ...] = (), priority: int = 0
+    ) -> list[str]:
         """Put messages where a door puts them; their IDs."""
-        return [self._accept(message, sender, rcpts) for message in messages]
+        return [self._accept(message, sender, rcpts, priority) for message in messages]
 
-    def _accept(self, message: bytes, sender: str, rcpts: tuple[str, ...]) -> str:
+    def _accept(self, message: bytes, sender: str, rcpts: tuple[str, ...], priority: int) -> str:
         mail = parse_mail(f"MAIL FROM:{sender}".encode())
         recipients = tuple(parse_rcpt(f"RCPT TO:{rcpt}".encode()) for rcpt in rcpts or ("<r@home.example>",))
         room = WaitingRoom(self.spool, self.context.peer.name)
         identifier = make_id(self.clock.now_ms, self.context.random(10))
-        draft, writer = room.write(identifier, self.clock.now_ms, 0, "", Client(), Envelope(*mail, recipients))
+        draft, writer = room.write(identifier, self.clock.now_ms, priority, "", Client(), Envelope(*mail, recipients))
         writer.content(message)
         name, _ = writer.end()
-        return room.put(draft, name, 0, "", self.clock.now_ms)
+        return room.put(draft, name, priority, "", self.clock.now_ms)
 
     def waiting(self) -> list[str]:
         return [waiting.id for waiting in WaitingRoom(self.spool, self.context.peer.name).scan()]
@@ -90,8 +94,10 @@ class Mailbox(NamedTuple):
     def run(self) -> None:
         """What `batchmail run` does."""
         ledger = self.context.open_ledger()
-        target = open_target(parse_target(self.context.peer.target), self.context.site.name, self.clock, self.spool.tmp)
-        work_once(self.context, ledger, target, lambda *_: None, lambda: False)
+        spec = parse_target(self.context.peer.target)
+        targets = open_targets(spec, self.context.site.name, self.clock, self.spool.tmp)
+        work_once(self.context, ledger, targets, lambda *_: None, lambda: False)
+        close_all(targets)
         ledger.close()
 
 
@@ -156,7 +162,10 @@ def hold(mailbox: Mailbox, stream: Stream, role: str, options: Options = Options
     right = Line(mailbox.spool, mailbox.context.peer.name)
     assert right.acquire(role)
     try:
-        return Call(mailbox.context, stream, right, role, options, lambda _: None, lambda *_: None).run()
+        return Call(mailbox.context, right, role, options, lambda _: None, lambda *_: None).run(stream)
+    except BaseException:
+        stream.close()  # as a process leaves it that ends
+        raise
     finally:
         right.close()
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from batchmail.core.bsmtp import Content, End, Reader, Start
 from batchmail.core.entry import Entry
 from batchmail.core.envelope import Envelope
-from batchmail.store.spool import Door, Spool, set_up
+from batchmail.store.setup import set_up
+from batchmail.store.spool import Door, Spool
 from batchmail.store.waiting import WaitingRoom, read_entry
 
 PEER = "home"

@@ -12,7 +12,7 @@ from batchmail.cli import config
 from batchmail.cli.config import DEFAULT_SPOOL, DEFAULT_USER
 
 CONTRIB = Path(__file__).parent.parent / "contrib"
-UNITS = sorted((CONTRIB / "systemd").glob("*.service")) + sorted((CONTRIB / "systemd").glob("*.timer"))
+UNITS = [path for kind in ("service", "socket", "timer") for path in sorted((CONTRIB / "systemd").glob(f"*.{kind}"))]
 SCRIPTS = [CONTRIB / "call-now", *(path for path in CONTRIB.rglob("*batchmail") if path.stat().st_mode & 0o100)]
 
 # name of the hook, what its caller sets, its arguments, whether a call is to be made
@@ -157,7 +157,7 @@ def test_every_hook_is_tried() -> None:
 def test_systemd_takes_the_units(tmp_path: Path, tight: bool) -> None:
     names = []
     for unit in UNITS:
-        text = unit.read_text().replace("/usr/bin/batchmail ", "/bin/true ")
+        text = re.sub("/usr/bin/batchmail(-lmtpd)?(?= |$)", "/bin/true", unit.read_text(), flags=re.M)
         (tmp_path / unit.name).write_text(text)
         names.append(unit.name.replace("@.", "@home."))
     if tight:
@@ -177,7 +177,7 @@ def test_systemd_takes_the_units(tmp_path: Path, tight: bool) -> None:
 
 
 def test_units_and_accounts_agree() -> None:
-    assert len(UNITS) == 5
+    assert len(UNITS) == 7
     for unit in UNITS:
         if unit.suffix == ".service":
             assert f"User={DEFAULT_USER}\nGroup={DEFAULT_USER}\nUMask=0077\n" in unit.read_text()
@@ -205,11 +205,14 @@ def test_example_configurations_load() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted((CONTRIB / "exim").iterdir()) + sorted((CONTRIB / "postfix").iterdir()), ids=str
+    "path",
+    sorted(path for name in ("exim", "postfix", "sendmail", "opensmtpd") for path in (CONTRIB / name).iterdir()),
+    ids=str,
 )
 def test_recipes_say_what_they_are(path: Path) -> None:
-    first = path.read_text().splitlines()[0]
-    assert first.startswith(("# Exim's ", "# Postfix's ", "# Debian's own lines ", "# As master.cf "))
+    first = path.read_text().splitlines()[0].removeprefix("dnl ")
+    whose = ("Exim's ", "Postfix's ", "Sendmail's ", "OpenSMTPD's ", "Debian's own lines ", "As master.cf ")
+    assert first.startswith(tuple(f"# {words}" for words in whose))
 
 
 def test_stock_lines_are_debians() -> None:

@@ -20,14 +20,26 @@ DOCUMENTS = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING
 INSTALLED = "/usr/share/doc/batchmail/"
 OTHERS = {  # what else a reader is told to run
     *("apt", "editor", "systemctl", "systemd-sysusers", "systemd-tmpfiles"),
-    *("zstd", "postconf", "postmap", "postfix", "echo", "journalctl", "install", "chown", "chmod"),
+    *(
+        "zstd",
+        "postconf",
+        "postmap",
+        "postfix",
+        "sendmailconfig",
+        "printf",
+        "echo",
+        "journalctl",
+        "install",
+        "chown",
+        "chmod",
+    ),
 }
 UNITS = {path.name for path in (ROOT / "contrib" / "systemd").iterdir()}
 IDENTS = {  # of lines in the mail log
     f"batchmail/{step}"
     for path in (ROOT / "batchmail" / "cli").iterdir()
     if path.suffix == ".py"
-    for step in re.findall(r'maillog\.open_log\("([a-z]+)"\)', path.read_text())
+    for step in re.findall(r'(?:mail|door)log\.open_log\("([a-z]+)"\)', path.read_text())
 }
 
 
@@ -125,14 +137,14 @@ def test_readme_shows_the_configurations_that_are_installed() -> None:
 
 
 def test_log_is_told() -> None:
-    assert len(IDENTS) == 4
+    assert len(IDENTS) == 5
     for path in (ROOT / "README.md", ROOT / "man" / "batchmail.1"):
         assert {ident for ident in IDENTS if ident in path.read_text()} == IDENTS
 
 
 def test_every_recipe_is_told() -> None:
     text = (ROOT / "docs" / "recipes.md").read_text()
-    for directory in ("exim", "postfix"):
+    for directory in ("exim", "postfix", "sendmail", "opensmtpd"):
         for path in (ROOT / "contrib" / directory).iterdir():
             assert f"(../contrib/{directory}/{path.name})" in text
 
@@ -156,8 +168,9 @@ def test_rooms() -> None:
 
 def test_steps() -> None:
     rows = table(ROOT / "docs" / "flow.md", "Step")
-    assert [row[0] for row in rows] == ["accept", "seal", "exchange", "replay", "settle"]
-    assert all(row[1] == f"batchmail/flow/{row[0]}.py" for row in rows)
+    steps = [row for row in rows if row[0]]  # the others tell of a second way to take the step above
+    assert [row[0] for row in steps] == ["accept", "seal", "exchange", "replay", "settle"]
+    assert all(row[1] == f"batchmail/flow/{row[0]}.py" for row in steps)
 
 
 def test_places() -> None:
@@ -184,10 +197,18 @@ def frame_text(speaker: str, event: session.Event, octets: bytes) -> str:
     assert int.from_bytes(frame[1:5], "big") == len(payload)
     name = type(event).__name__.upper()
     shown.append(f"{speaker:5}{kind} {name} {len(payload)}")
-    if isinstance(event, session.Data):
+    if kind >= 10 and isinstance(event, session.Open):
+        number = event.number
+        shown += [f"       {number.kind} {number.stream}", f"       {event.identity}"]
+        shown.append(f"       {' '.join(map(str, (number.seq, event.octets, event.offset, event.encoding)))}")
+    elif kind >= 10 and isinstance(event, session.Custody):
+        shown.append(f"       {event.seq}")
+    elif kind >= 10 and isinstance(event, session.Data):
+        shown.append(f"       {len(event.octets)} octets of the file")
+    elif isinstance(event, session.Data):
         shown.append(f"       {event.stream} {event.seq} {event.offset}, then {len(event.octets)} octets of the file")
     elif isinstance(event, session.Received | session.Done):
-        shown.append(f"       {int.from_bytes(payload, 'big')}")
+        shown.append(f"       {' '.join(map(str, event))}")
     elif payload:
         shown += broken(payload.decode().rstrip("\n"))
     return "\n".join(shown)

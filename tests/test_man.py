@@ -12,15 +12,17 @@ from pathlib import Path
 import click
 import pytest
 
-from batchmail.cli import config, main, pipe, pipe_args, receive
+from batchmail.cli import config, lmtpd, main, pipe, pipe_args, receive
 from batchmail.core import errors, manifest, report
 from batchmail.core.errors import BatchmailError, Permanent
 from batchmail.core.numbered import REPORT, Number
-from batchmail.flow import exchange, target_spec
+from batchmail.core.request import Answer, Request
+from batchmail.flow import requests, serving, target_spec
 from batchmail.flow.target_spec import parse_target
-from batchmail.proto import frames, hello, pace, session
-from batchmail.proto.frames import Refuse
+from batchmail.proto import frames, hello, pace, session, short, watch
+from batchmail.proto.frames import Custody, Note, Open, Refuse
 from batchmail.proto.hello import Have, Hello, PartialFile
+from batchmail.proto.smtp_terms import Terms
 from batchmail.store import batchfile
 from batchmail.store import spool as spools
 from batchmail.store.ledger import Ledger
@@ -164,6 +166,27 @@ def test_options_of_receive() -> None:
     assert exit_codes(page("batchmail-receive.8")) == {0, 64, 75, 78}
 
 
+def test_options_of_lmtpd() -> None:
+    text = page("batchmail-lmtpd.8")
+    told = flags(section(text, "DESCRIPTION"))
+    assert set(told) == {"-c", "--config", "-h", "--help", "--version"}
+    for name, has_value in told.items():
+        if has_value:
+            with pytest.raises(errors.UsageError, match="needs a value"):
+                lmtpd._parse([name])
+        else:
+            assert lmtpd._parse([name])[0]
+    assert exit_codes(text) == {0, 64, 75, 78}
+    assert f"within {serving.GRACE_S:.0f} seconds" in " ".join(text.split())
+    assert f"for {'five' if serving.IDLE_S == 300 else '?'} minutes" in text
+
+
+def test_extensions_of_lmtpd() -> None:
+    text = " ".join(section(page("batchmail-lmtpd.8"), "Extensions").split())
+    offered = Terms("mx.example", 1, 1, smtputf8=True, rrvs=True, xforward=True).keywords
+    assert {keyword.split()[0].decode() for keyword in offered} <= set(re.findall(r"[A-Z0-9-]+", text))
+
+
 # -- batchmail.toml(5) ------------------------------------------------------------------------------------------
 
 
@@ -178,6 +201,7 @@ def told_keys(title: str) -> dict[str, str | None]:
 
 def test_keys() -> None:
     assert list(told_keys("The site")) == list(config.KEYS[""])
+    assert list(told_keys("The door")) == list(config.KEYS["door"])
     assert list(told_keys("Peers")) == list(config.KEYS["peers.NAME"])
 
 
@@ -187,11 +211,15 @@ def test_defaults(tmp_path: Path) -> None:
     path.write_text("[peers.home]\n")
     bare = config.load(str(path))
     site = [f"{key} = {value}\n" for key, value in told_keys("The site").items() if value]
+    door = [f"{key} = {value}\n" for key, value in told_keys("The door").items() if value]
     peer = [f"{key} = {value}\n" for key, value in told_keys("Peers").items() if value]
-    assert len(site) == len(config.KEYS[""]) - 1 and len(peer) == len(config.KEYS["peers.NAME"]) - 2
-    written = "".join([*site, "[peers.home]\n", *peer]).replace(os.path.dirname(config.DEFAULT_PATH), str(tmp_path))
+    assert len(door) == len(config.KEYS["door"]) - 2
+    assert len(site) == len(config.KEYS[""]) - 2 and len(peer) == len(config.KEYS["peers.NAME"]) - 4
+    written = "".join([*site, "[door]\n", *door, "[peers.home]\n", *peer]).replace(
+        os.path.dirname(config.DEFAULT_PATH), str(tmp_path)
+    )
     path.write_text(written)
-    assert config.load(str(path)) == bare
+    assert config.load(str(path))._replace(digest=bare.digest) == bare
 
 
 def test_example_configurations_load(tmp_path: Path) -> None:
@@ -232,7 +260,18 @@ def test_places(tmp_path: Path) -> None:
     made |= {path.name for path in tmp_path.iterdir() if path.is_file()}
     made = {place.replace("/home/", "/PEER/").replace(spools.NORMAL_DIR, "PRIORITY") for place in made}
     told = {item.removeprefix("Pa ") for item in items(section(page("batchmail-spool.5"), "DESCRIPTION"))}
-    later = {"out/PEER/waiting/PRIORITY/BUCKET", "out/PEER/offered/DAY"}  # made when mail comes
+    later = {
+        "ballast",
+        "looks",
+        "quarantine",
+        "out/PEER/census",
+        "out/PEER/waiting/PRIORITY/BUCKET",
+        "out/PEER/offered/DAY",
+        "out/PEER/offers",
+        "out/PEER/deadlines/HOUR",
+    }  # made when mail comes
+    later |= {"out/PEER/ended", "out/PEER/retired"}  # when mail ends here, or is taken no more
+    later |= {"out/PEER/recipients", "out/PEER/recipients.parts", "in/PEER/recipients"}  # when the peer tells them
     assert told - later == made - {"out", "in", "out/home", "in/home", "out/PEER/waiting"}
     assert (tmp_path / "VERSION").read_text().strip() == "1"
     assert "The version of this layout, 1." in page("batchmail-spool.5")
@@ -269,15 +308,19 @@ def test_batch_text() -> None:
     assert text in page("batchmail-batch.5")
 
 
-def test_report_and_request() -> None:
-    told = section(page("batchmail-batch.5"), "Report, request and void")
+def test_report_request_and_answer() -> None:
+    told = section(page("batchmail-batch.5"), "Report, request, answer and void")
     head, row = [json.loads(line) for line in samples.report_lines().splitlines()]
     assert shown_lines('{"batchmail":1,"kind"') == [head, row]
     of_head, rest = told.split("Keys of a report's line:")
-    of_rows, of_requests = rest.split("Keys of a request's line;")
+    of_rows, rest = rest.split("Keys of a request's line:")
+    of_requests, rest = rest.split("Keys of an answer's line:")
+    of_answers, of_kinds = rest.split("Kinds of requests:")
     assert literals(of_head) == set(head)
     assert literals(of_rows) == set(row) | {"doubt"}
-    assert literals(of_requests) == {"do", "id"}
+    assert literals(of_requests) == set(Request("x", "y", {"z": 1}).line())
+    assert literals(of_answers) == set(Answer("x", "y", "z", {"z": 1}).line())
+    assert literals(of_kinds) & set(requests.KINDS) == set(requests.KINDS)
 
 
 def test_bounds() -> None:
@@ -314,23 +357,34 @@ def keys_in(value: object) -> set[str]:
 
 def test_keys_of_frames() -> None:
     """Each frame's item tells the keys of its JSON, and no others."""
+    number = Number(samples.STREAM, 7, REPORT)
     written: dict[str, set[str]] = {
-        "REFUSE": keys_in(json.loads(frames.payload_of(Refuse(samples.STREAM, 1, True, ""))))
+        "REFUSE": keys_in(json.loads(frames.payload_of(Refuse(samples.STREAM, 1, True, "")))),
+        "NOTE": keys_in(json.loads(frames.payload_of(Note("")))),
+        "OPEN": keys_in(json.loads(frames.payload_of(Open(number, samples.DIGEST, "zst", 1, 0)))),
+        "CUSTODY": keys_in(json.loads(frames.payload_of(Custody(samples.STREAM, 1)))),
     }
     for _, event, octets in samples.dialogue():
         if octets.endswith(b"}\n"):
             written[type(event).__name__.upper()] = keys_in(json.loads(octets[octets.index(b"{") :]))
-    have = Have(samples.STREAM, 3, samples.DIGEST, ((5, 6),))
-    partial = PartialFile(Number(samples.STREAM, 7, REPORT), samples.DIGEST, "zst", 1, samples.DIGEST)
+    have = Have(samples.STREAM, 3, samples.DIGEST, ((5, 6),), "r00000000.3")
+    partial = PartialFile(number, samples.DIGEST, "zst", 1, samples.DIGEST)
     full = next(event for _, event, _ in samples.dialogue() if isinstance(event, Hello))
-    written["HELLO"] = keys_in(json.loads(hello.write(full._replace(have=(have,), partial=(partial,)))))
+    full = full._replace(have=(have,), partial=(partial,), requests=("x",), offers=("DSN",), recipients="0" * 16)
+    written["HELLO"] = keys_in(json.loads(hello.write(full)))
     items = section(page("batchmail-session.7"), "Frames")
-    for item in re.split(r"(?m)^\.It Li \d ", items)[1:]:
+    for item in re.split(r"(?m)^\.It Li \d+ ", items)[1:]:
         name, text = item.split("\n", 1)
         told = {
             word for line in re.findall(r"(?m)^\.(?:Li|Pq Li) (.*)$", text) for word in re.findall(r"[a-z_]+", line)
         }
         assert told == written.get(name, set()), name
+
+
+def test_short_frames() -> None:
+    told = {item.removeprefix("Li ") for item in items(section(page("batchmail-session.7"), "Short forms"))}
+    events = ("OPEN", "DATA", "CUSTODY", "RECEIVED", "DONE")
+    assert told == {f"{getattr(short, event)} {event}" for event in events}
 
 
 def test_greeting() -> None:
@@ -340,6 +394,6 @@ def test_greeting() -> None:
 def test_numbers_of_the_session() -> None:
     text = " ".join(page("batchmail-session.7").split())
     assert f"{pace.START_OCTETS >> 10} KiB before anything was measured" in text
-    assert f"After {exchange._PING_S:.0f} seconds of silence a side asks, after {exchange.SILENCE_S:.0f}" in text
+    assert f"After {watch.PING_S:.0f} seconds of silence a side asks, after {watch.SILENCE_S:.0f}" in text
     assert f"up to {session._MAX_PREAMBLE_OCTETS >> 10} KiB, is skipped" in text
     assert frames.MAX_PAYLOAD_OCTETS + frames.HEAD.size == 64 << 10

@@ -51,6 +51,13 @@ def test_the_last_call_and_the_target_are_told_by_peer(home):
     assert any(line.startswith(f"WRONG  target {DOWN} for mail from mx: ") and "start it" in line for line in lines)
 
 
+def test_each_trouble_of_a_peer_is_told_alone(home):
+    home.run("hold", "mx")
+    home.run("retire", "mx")
+    found = [one["problem"] for one in home.json("check") if one["subject"] == "status of mx"]
+    assert sorted(text.partition(":")[0][:15] for text in found) == ["it gets no mail", "retired"]
+
+
 def test_calls_need_a_key_and_a_known_host(tmp_path):
     home = CliSite(tmp_path, "home.example", "mx", 'call = ["ssh://b@127.0.0.1:2", "command: /no/such/program x"]')
     wrong = [found["problem"] for found in home.json("check") if not found["ok"]]

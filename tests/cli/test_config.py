@@ -2,12 +2,16 @@
 
 import os
 import socket
+from ipaddress import ip_network
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from batchmail.cli import config
 from batchmail.core.errors import ConfigError
+from batchmail.core.listen import Address
+from batchmail.core.schedule import Rule, Span, parse_rule
 from batchmail.core.settings import DAY_MS, Peer, Site
 
 SMALL = 'site = "mx.example"\n[peers.home]\ndomains = ["home.example"]\n'
@@ -21,7 +25,8 @@ def path(tmp_path: object) -> str:
 def load(path: str, text: str | bytes) -> Site:
     with open(path, "wb") as file:
         file.write(text.encode() if isinstance(text, str) else text)
-    return config.load(path)
+    site = config.load(path)
+    return site._replace(peers=dict(site.peers), digest="")  # all of them, checked against each other
 
 
 def refused(path: str, text: str | bytes) -> str:
@@ -86,6 +91,28 @@ SITE_VALUES: dict[str, tuple[list[tuple[str, Any]], list[str]]] = {
         ["-1", "1.5", "true", '"64X"', '"M"', '"-1M"', '"1.5G"', '"9999999T"', "9223372036854775807", "[]", '""'],
     ),
     "odd_octets": ([('"refuse"', "refuse"), ('"normalize"', "normalize")], ['"keep"', "1", "true", "[]", "{}"]),
+    "postmaster": ([('"admin@a.example"', "admin@a.example")], ["1", '""', '"a b"', '"<x>"']),
+    "return_limit": ([("0", 0), ('"1M"', 1 << 20)], ["-1", '"x"']),
+}
+LISTEN: tuple[list[tuple[str, Any]], list[str]] = (
+    [
+        ('"127.0.0.1:2626"', (Address("127.0.0.1:2626", "127.0.0.1", 2626),)),
+        ('["[::1]:25", "unix:/run/d"]', (Address("[::1]:25", "::1", 25), Address("unix:/run/d", path="/run/d"))),
+        ("[]", ()),
+    ],
+    ["1", '""', '"2626"', '"localhost:25"', '"127.0.0.1"', '"::1:25"', '"127.0.0.1:65536"', '"unix:d"', '"unix:/d/"'],
+)
+DOOR_VALUES: dict[str, tuple[list[tuple[str, Any]], list[str]]] = {
+    "listen": LISTEN,
+    "mode": ([('"0660"', 0o660), ('"666"', 0o666)], ["660", '"u=rw"', '"0888"', '"1777"', '""']),
+    "group": ([('"postfix"', "postfix"), ('""', "")], ["1", "[]"]),
+    "clients": (
+        [('["192.0.2.0/24", "2001:db8::/32"]', (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")))],
+        ["1", '"mx.example"', '"192.0.2.1/24"', '""'],
+    ),
+    "xforward": ([("true", True), ("false", False)], ["1", '"yes"']),
+    "connections": ([("1", 1), ("5000", 5000)], ["0", "-1", "true", '"9"', "100001"]),
+    "workers": ([("1", 1), ("64", 64)], ["0", "-1", "true", '"2"', "65"]),
 }
 PEER_VALUES: dict[str, tuple[list[tuple[str, Any]], list[str]]] = {
     "domains": (
@@ -96,6 +123,7 @@ PEER_VALUES: dict[str, tuple[list[tuple[str, Any]], list[str]]] = {
         ],
         ["1", '[""]', '["a..b"]', '["*.a"]', '["a b"]', "[1]", '""', '["user@a.example"]', "{}"],
     ),
+    "listen": LISTEN,
     "site": SITE_VALUES["site"],
     "call": (
         [
@@ -114,6 +142,12 @@ PEER_VALUES: dict[str, tuple[list[tuple[str, Any]], list[str]]] = {
     ),
     "senders": ([('[".a.example"]', (".a.example",))], ["1", '["@"]']),
     "recipients": ([('"*"', ("*",))], ["1", '["@"]']),
+    "valid_recipients": (
+        [('"/etc/list"', ()), ('["a@b.example", "@c.example"]', ("a@b.example", "@c.example"))],
+        ["1", '"list"', '["a"]', '["@"]', '["a b@c.example"]', "[1]", "true"],
+    ),
+    "recipient_delimiter": ([('"+-"', "+-"), ('""', "")], ["1", '"@"', '" "', "true", '["+"]']),
+    "hide_recipients": ([("true", True), ("false", False)], ["1", '"yes"']),
     "lifetime": (
         [
             ('"30d"', 30 * DAY_MS),
@@ -125,33 +159,100 @@ PEER_VALUES: dict[str, tuple[list[tuple[str, Any]], list[str]]] = {
         ],
         ["1", "1.5", "true", '"30"', '"30m"', '"d"', '"-1d"', '"1.5d"', '"999999999w"', '""', "[]", "1979-05-27"],
     ),
+    "delay_notice": (
+        [
+            ('"3d"', Span(3 * DAY_MS)),
+            ('{ normal = "1d", 5 = "1h", -3 = "2d" }', Span(DAY_MS, ((-3, 2 * DAY_MS), (5, 3_600_000)))),
+        ],
+        [
+            "1",
+            '"x"',
+            "{}",
+            '{ normal = "1d", 0 = "1h" }',
+            '{ normal = "1d", x = "1h" }',
+            '{ 5 = "1h" }',
+            '{ normal = "1d", 10 = "1h" }',
+        ],
+    ),
+    "give_up": ([('"30d"', 30 * DAY_MS)], ["30", '"x"']),
+    "calls": (
+        [
+            ('"every 10min"', (Rule(600_000),)),
+            ('["daily 06:00", "thu 00:01"]', (parse_rule("daily 06:00"), parse_rule("thu 00:01"))),
+            ('"daily 06:00 Europe/Berlin"', (parse_rule("daily 06:00", ZoneInfo("Europe/Berlin")),)),
+        ],
+        [
+            "1",
+            '"x"',
+            '"daily"',
+            '["daily 25:00"]',
+            "true",
+            '"daily 06:00 Europe"',
+            '"daily 06:00 ../x"',
+            '"every 1 h x"',
+            '"daily 06:00 Nowhere/City"',
+        ],
+    ),
+    "away_until": (
+        [
+            ("2027-05-03", 1809302400000),
+            ("2027-05-03T02:00:00+02:00", 1809302400000),
+            ("2027-05-03T01:00:00", 1809306000000),
+        ],
+        ['"2027-05-03"', "1", "06:00:00", "true"],
+    ),
     "max_message": ([('"50M"', 50 << 20)], ["-1", '"x"', '"9999999T"']),
     "quota": ([('"1T"', 1 << 40)], ["-1", '"x"']),
     "report_wait": ([('"10s"', 10.0), ('"500ms"', 0.5)], ["10", '"10"']),
     "batch_size": ([('"1M"', 1 << 20)], ["-1", '"x"']),
     "remember": ([('"90d"', 90 * DAY_MS)], ["90", '"x"']),
-    "level": ([("1", 1), ("19", 19)], ["0", "20", "true", '"9"', "9.0", "-1"]),
+    "level": ([("1", 1), ("19", 19), (chr(34) + "auto" + chr(34), 0)], ["0", "20", "true", '"9"', "9.0", "-1"]),
 }
 
 
 def test_every_key_is_tested() -> None:
-    assert {"": tuple(SITE_VALUES), "peers.NAME": tuple(PEER_VALUES)} == config.KEYS
+    tested = {"": tuple(SITE_VALUES), "door": tuple(DOOR_VALUES), "peers.NAME": tuple(PEER_VALUES)}
+    assert tested == config.KEYS
 
 
 @pytest.mark.parametrize(("key", "text", "value"), [(k, t, v) for k, (g, _) in SITE_VALUES.items() for t, v in g])
 def test_a_key_of_the_site(path: str, key: str, text: str, value: Any) -> None:
-    field = {"site": "name", "reserve": "reserve_octets"}.get(key, key)
+    field = {"site": "name", "reserve": "reserve_octets", "return_limit": "return_octets"}.get(key, key)
     prefix = "" if key == "site" else 'site = "mx.example"\n'
     assert getattr(load(path, f"{prefix}{key} = {text}\n"), field) == value
+
+
+@pytest.mark.parametrize(("key", "text", "value"), [(k, t, v) for k, (g, _) in DOOR_VALUES.items() for t, v in g])
+def test_a_key_of_the_door(path: str, key: str, text: str, value: Any) -> None:
+    assert getattr(load(path, f"{SMALL}[door]\n{key} = {text}\n").door, key) == value
+
+
+@pytest.mark.parametrize(("key", "text"), [(k, t) for k, (_, bad) in DOOR_VALUES.items() for t in bad])
+def test_a_value_of_the_door_that_is_wrong(path: str, key: str, text: str) -> None:
+    message = refused(path, f"{SMALL}[door]\n{key} = {text}\n")
+    assert message.startswith((f"door.{key} = ", f"door.{key}: "))
+
+
+def test_an_address_that_others_can_reach_needs_to_know_them(path: str) -> None:
+    text = f'{SMALL}listen = "192.0.2.1:25"\n'
+    assert refused(path, text).startswith('peers.home.listen: "192.0.2.1:25" can be reached from other hosts: ')
+    assert load(path, f'{text}[door]\nclients = "192.0.2.0/24"\n').peers["home"].listen
+
+
+def test_an_address_stands_once(path: str) -> None:
+    text = f'{SMALL}listen = "127.0.0.1:25"\n[door]\nlisten = ["127.0.0.1:25"]\n'
+    assert refused(path, text) == '"127.0.0.1:25" stands in listen of both door and peers.home'
 
 
 @pytest.mark.parametrize(("key", "text", "value"), [(k, t, v) for k, (g, _) in PEER_VALUES.items() for t, v in g])
 def test_a_key_of_a_peer(path: str, key: str, text: str, value: Any) -> None:
     fields = {"agent": "use_agent", "lifetime": "lifetime_ms", "max_message": "max_message_octets"}
     fields |= {"quota": "quota_octets", "report_wait": "report_wait_s", "batch_size": "batch_octets"}
-    fields |= {"remember": "remember_ms"}
+    fields |= {"remember": "remember_ms", "give_up": "give_up_ms"}
     site = load(path, f'site = "mx.example"\n[peers.home]\n{key} = {text}\n')
-    assert getattr(site.peers["home"], fields.get(key, key)) == value
+    peer = site.peers["home"]
+    told = {"calls": peer.calendar.rules, "away_until": peer.calendar.away_until_ms}
+    assert (told[key] if key in told else getattr(peer, fields.get(key, key))) == value
 
 
 @pytest.mark.parametrize(("key", "text"), [(k, t) for k, (_, bad) in SITE_VALUES.items() for t in bad])
@@ -173,7 +274,10 @@ def test_a_value_of_a_peer_that_is_wrong(path: str, key: str, text: str) -> None
         ("[peer.home]", "unknown key peer; did you mean peers?"),
         ('[peers.home]\ndomain = ["x"]', "unknown key peers.home.domain; did you mean domains?"),
         ('[peers.home]\nknownhosts = "x"', "unknown key peers.home.knownhosts; did you mean known_hosts?"),
-        ("zzz = 1", "unknown key zzz; known are odd_octets, peers, reserve, site, spool, user"),
+        (
+            "zzz = 1",
+            "unknown key zzz; known are door, odd_octets, peers, postmaster, reserve, return_limit, site, spool, user",
+        ),
         ('[peers.home]\nspool = "/x"', "peers.home.spool: spool belongs above the first [table], not into one"),
         ("peers = 1", "peers is to be tables, such as [peers.home]"),
         ("[[peers]]", "peers is to be tables, such as [peers.home]"),

@@ -9,7 +9,8 @@ import pytest
 from batchmail.wire.keys import ensure_key
 from batchmail.wire.ssh_server import serve
 from tests.cli.programs import CliSite, run
-from tests.servers.host import is_root, need_user
+from tests.servers.host import is_root
+from tests.servers.sshd import login_account
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_names_that_would_break_the_line_are_refused(home):
 
 @pytest.mark.skipif(not is_root(), reason="needs root")
 def test_root_makes_it_for_the_owner_of_the_spool(open_path, server):
-    account = need_user("batchmail")
+    account = login_account()
     os.mkdir(f"{open_path}/etc", 0o755)
     config = f"{open_path}/etc/batchmail.toml"
     with open(config, "w", encoding="ascii") as file:

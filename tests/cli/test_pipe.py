@@ -11,6 +11,7 @@ from contextlib import suppress
 import pytest
 
 from batchmail.core.envelope import Parameter
+from batchmail.store.setup import sweep
 from tests.servers.host import wait_until
 from tests.spools import drafts, make_spool, read_waiting
 
@@ -176,6 +177,7 @@ REFUSALS = [
         "4.3.1 .*no peer nobody; known: home; after editing the configuration run batchmail setup",
     ),
     (EXIM, [], 75, "4.3.5 .*-t PEER"),
+    (EXIM, ["--help"], 75, "4.3.5 .*usage: batchmail-pipe -t PEER"),
     (EXIM, ["-t", "home", "--nonsense"], 75, "4.3.5 .*unknown option --nonsense"),
     (EXIM, ["-t", "home", "-f", "a b", "c@d"], 75, "4.5.2 .*malformed address"),
     (EXIM, ["-t", "home\n5.1.1 x"], 75, "4.3.1 .*no peer 'home"),
@@ -232,7 +234,9 @@ def test_no_standard_streams(spool):
 
 def _half(path):
     with open(path, "rb+") as file:
-        file.truncate(os.path.getsize(path) // 2)
+        text = file.read()
+        half = len(text) // 2
+        file.truncate(text.find(b"(", half) + 1 or half)  # within an expression, so that it is no program
 
 
 def _empty(path):
@@ -260,7 +264,8 @@ def test_an_installed_copy(copy, spool):
 
 
 @pytest.mark.parametrize(
-    "module", ["cli/pipe.py", "cli/pipe_args.py", "flow/accept.py", "core/errors.py", "store/waiting.py", "__init__.py"]
+    "module",
+    ["cli/pipe.py", "cli/pipe_args.py", "flow/accept.py", "core/errors.py", "store/arrivals.py", "__init__.py"],
 )
 @pytest.mark.parametrize("damage", [_half, _empty, _garbage, os.unlink])
 def test_a_package_half_written(copy, spool, module, damage):
@@ -369,7 +374,7 @@ def test_killed_while_reading(spool):
         with suppress(BrokenPipeError):
             process.stdin.close()
     assert read_waiting(spool) == []
-    spool.sweep(4e9)
+    sweep(spool, 4e9)
     assert drafts(spool) == []
 
 
@@ -401,28 +406,78 @@ def test_a_writer_that_died(spool, tmp_path):
 # What the door may load: it starts once per message, and each of these was measured.
 OURS = {
     "batchmail", "batchmail.cli", "batchmail.cli.pipe", "batchmail.cli.pipe_args", "batchmail.core",
-    "batchmail.core.beside", "batchmail.core.bsmtp", "batchmail.core.digest", "batchmail.core.entry",
-    "batchmail.core.envelope", "batchmail.core.errors", "batchmail.core.lines", "batchmail.core.names",
-    "batchmail.core.rmail", "batchmail.core.xtext", "batchmail.flow", "batchmail.flow.accept",
-    "batchmail.store", "batchmail.store.bell", "batchmail.store.durable", "batchmail.store.spool",
-    "batchmail.store.waiting", "batchmail.wire", "batchmail.wire.maillog",
+    "batchmail.core.digest", "batchmail.core.entry_lines", "batchmail.core.envelope", "batchmail.core.errors",
+    "batchmail.core.lines", "batchmail.core.names", "batchmail.core.path", "batchmail.core.value",
+    "batchmail.core.xtext", "batchmail.flow", "batchmail.flow.accept", "batchmail.flow.body", "batchmail.store",
+    "batchmail.store.arrivals", "batchmail.store.bell", "batchmail.store.durable", "batchmail.store.group",
+    "batchmail.store.room", "batchmail.store.spool", "batchmail.store.writer", "batchmail.wire",
+    "batchmail.wire.doorlog",
 }  # fmt: skip
-STANDARD = {
-    "os", "posixpath", "genericpath", "stat", "re", "enum", "types", "operator", "functools", "collections", "keyword",
-    "reprlib", "copyreg", "typing", "contextlib", "signal", "syslog", "fcntl", "errno", "itertools", "warnings",
-    "annotationlib", "ast",
-}  # fmt: skip
+STANDARD = {"os", "posixpath", "genericpath", "stat", "syslog", "errno"}  # built in or frozen, no file is read
 
 
 def test_what_it_loads():
     script = (
         f"import sys; bare = set(sys.modules); sys.path.insert(0, {CHECKOUT!r})\n"
         "import batchmail.cli.pipe\n"
-        "print(*(set(sys.modules) - bare))"
+        "print(*(name for name, module in sys.modules.items() if module and name not in bare))"
     )
     done = subprocess.run([sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert {name for name in loaded if name.split(".")[0] == "batchmail"} == OURS
     others = {name.split(".")[0] for name in loaded} - {"batchmail"}
-    assert {name for name in others if not name.startswith("_")} <= STANDARD
+    newer = {"typing", "warnings", "annotationlib", "ast"} if sys.version_info >= (3, 14) else set()
+    assert {name for name in others if not name.startswith("_")} <= STANDARD | newer
     assert "_hashlib" not in loaded  # OpenSSL
+
+
+@pytest.fixture
+def bundle(copy):
+    """The file that `make install` puts beside the package, of all that the door loads."""
+    lib = f"{copy}/lib/batchmail"
+    subprocess.run([sys.executable, "-IS", f"{lib}/batchmail/cli/bundle.py", lib], check=True)
+    (name,) = set(os.listdir(lib)) - {"batchmail"}
+    return f"{lib}/{name}"
+
+
+def _replace(path, text, time_ns):
+    with open(path, "wb") as file:
+        file.write(text)
+    os.utime(path, ns=(time_ns, time_ns))
+
+
+def test_the_bundle_holds_all_it_loads(copy, spool, bundle):
+    for path in (copy / "lib/batchmail/batchmail").rglob("*.py"):
+        status = os.stat(path)
+        if f"batchmail.{'.'.join(path.relative_to(copy / 'lib/batchmail/batchmail').with_suffix('').parts)}" in OURS:
+            _replace(path, b"!" * status.st_size, status.st_mtime_ns)  # nobody reads it
+    done = _run(spool, EXIM, "-t", "home", "-f", "a@b", "x@home.example", program=f"{copy}/bin/x")
+    assert len(_accepted(done, spool)) == 1
+
+
+@pytest.mark.parametrize("of", ["-t home", "-t home -f a@b x@home.example", "-t home -f a@b --ret FULL x@home.example"])
+def test_with_a_bundle_and_without_one(copy, spool, bundle, of):
+    first = _run(spool, EXIM, *of.split(), program=f"{copy}/bin/x")
+    os.rename(bundle, f"{bundle}0")  # as that of another Python is called
+    second = _run(spool, EXIM, *of.split(), program=f"{copy}/bin/x")
+    assert (first.returncode, first.stderr) == (second.returncode, second.stderr) == (0, b"")
+    one, other = read_waiting(spool)
+    assert one[1:] == other[1:]
+
+
+@pytest.mark.parametrize("module", ["__init__.py", "cli/pipe.py", "store/writer.py"])
+def test_a_bundle_of_other_sources_does_not_count(copy, spool, bundle, module):
+    path = f"{copy}/lib/batchmail/batchmail/{module}"
+    status = os.stat(path)
+    words = "4.3.0 batchmail-pipe: cannot run from .*/lib/batchmail: SyntaxError"
+    _replace(path, b"!" * status.st_size, status.st_mtime_ns + 10**9)
+    _refused(_run(spool, EXIM, "-t", "home", program=f"{copy}/bin/x"), 75, words)
+    _replace(path, b"!" * (status.st_size + 1), status.st_mtime_ns)
+    _refused(_run(spool, EXIM, "-t", "home", program=f"{copy}/bin/x"), 75, words)
+
+
+@pytest.mark.parametrize("damage", [_half, _empty, _garbage])
+def test_a_bundle_half_written(copy, spool, bundle, damage):
+    damage(bundle)
+    done = _run(spool, EXIM, "-t", "home", program=f"{copy}/bin/x")
+    _refused(done, 75, "4.3.0 batchmail-pipe: cannot run from .*/lib/batchmail: ")

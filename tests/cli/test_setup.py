@@ -6,14 +6,15 @@ import stat
 import pytest
 
 from tests.cli.programs import run
-from tests.servers.host import is_root, need_user
+from tests.servers.host import is_root
+from tests.servers.sshd import login_account
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="needs root")
 
 
 @pytest.fixture
 def config(open_path):
-    need_user("batchmail")
+    login_account()
     with open(f"{open_path}/b.toml", "w", encoding="ascii") as file:
         file.write(f'site = "home.example"\nspool = "{open_path}/a/b/spool"\n[peers.mx]\n')
     os.chmod(file.name, 0o644)

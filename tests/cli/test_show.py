@@ -94,3 +94,16 @@ def test_what_is_not_there_or_no_id(tmp_path):
     done = mx.run("show", "../../etc/passwd")
     assert done.returncode == 64
     assert b"is no ID" in done.stderr
+
+
+def test_recipients_that_the_peer_does_not_list(tmp_path):
+    listed = 'valid_recipients = ["carol@home.example", "bob@home.example"]'
+    mx, home = a_pair(tmp_path, home_entry=listed)
+    assert home.run("call", "mx").returncode == 0
+    mx.pipe(TWO)
+    identifier = mx.json("queue")[0]["id"]
+    assert [one.get("listed", True) for one in mx.json("show", identifier)[0]["to"]] == [True, False]
+    lines = mx.lines("show", identifier)
+    dave = next(number for number, line in enumerate(lines) if line.startswith("recipient     dave@"))
+    assert lines[dave + 1].startswith("    not on the list of valid recipients that home has told on 20")
+    assert sum("not on the list" in line for line in lines) == 1

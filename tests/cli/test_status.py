@@ -1,6 +1,7 @@
 """batchmail status, as people and monitoring start it."""
 
 import os
+import time
 
 import pytest
 
@@ -43,8 +44,16 @@ def test_no_line_is_no_trouble_for_a_site_that_is_away(tmp_path):
     [state] = home.json("status")
     assert state["call_code"] == 75
     assert "contact_ms" not in state
-    assert home.run("status").returncode == 0
+    done = home.run("status")
+    assert (done.returncode, done.stdout.splitlines()[0].endswith(b"; last call failed: mx")) == (0, True)
     assert any(line.startswith("it ended") for line in home.lines("status", "mx"))
+
+
+def test_when_the_next_call_is_expected(tmp_path):
+    home = CliSite(tmp_path, "home.example", "mx", 'calls = ["every 2h"]')
+    assert "next call     expected in 2h" in home.lines("status", "mx")
+    [state] = home.json("status")
+    assert state["expected_ms"] > time.time() * 1000
 
 
 def test_a_refused_key_is_critical(tmp_path):
@@ -107,3 +116,30 @@ def test_what_cannot_be_known_is_3(tmp_path, mx):
     assert run("-c", tmp_path / "none.toml", "status").returncode == 3
     done = mx.run("status", "nobody")
     assert (done.returncode, done.stdout[:9]) == (3, b"UNKNOWN: ")
+
+
+def test_lists_of_valid_recipients(tmp_path):
+    listed = 'valid_recipients = ["ann@home.example", "bob@home.example"]'
+    mx, home = a_pair(tmp_path, home_entry=listed)
+    assert home.run("call", "mx").returncode == 0
+    [theirs], [ours] = mx.json("status", "home"), home.json("status", "mx")
+    assert (theirs["recipients"]["addresses"], "told_recipients" in theirs) == (2, False)
+    assert (ours["told_recipients"]["addresses"], ours["told_recipients"]["in_force"]) == (2, True)
+    assert ours["told_recipients"]["list"] == theirs["recipients"]["list"]
+    assert any(line.startswith("recipients    2 valid addresses, its list of ") for line in mx.lines("status", "home"))
+    assert any("2 valid addresses" in line and "in force there" in line for line in home.lines("status", "mx"))
+    assert any(line.startswith("ok     valid recipients of home: 2, ") for line in mx.lines("check"))
+    with open(f"{mx.spool}/out/home/recipients", "r+b") as file:
+        file.truncate(260)
+    done = mx.run("status")
+    assert (done.returncode, b"/out/home/recipients is damaged" in done.stdout) == (1, True)
+    assert b"/out/home/recipients is damaged" in mx.run("check").stdout
+    assert home.run("call", "mx").returncode == 0
+    assert mx.run("status").returncode == 0
+
+
+def test_a_list_that_cannot_be_read(tmp_path):
+    _, home = a_pair(tmp_path, home_entry='valid_recipients = "/no/such/list"')
+    assert home.run("call", "mx").returncode == 0
+    done = home.run("status")
+    assert (done.returncode, b"WARNING: mx: valid_recipients:" in done.stdout) == (1, True)

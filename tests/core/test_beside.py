@@ -2,8 +2,9 @@
 
 import pytest
 
-from batchmail.core.beside import Beside, complete, from_commands, from_options, join, without_success
-from batchmail.core.envelope import Envelope, Parameter, Recipient, format_mail, format_rcpt, parse_mail, parse_rcpt
+from batchmail.core.beside import Beside, from_commands, from_options, join, without_success
+from batchmail.core.commands import parse_mail, parse_rcpt
+from batchmail.core.envelope import Envelope, Parameter, Recipient, format_mail, format_rcpt
 
 
 def _envelope(mail: bytes, *rcpts: bytes) -> Envelope:
@@ -36,7 +37,7 @@ def test_success_was_reported_already(asked, left):
 def test_options():
     told = from_options(b"HDRS", b"id+one =x", b"DELAY", b"rfc822;a@b")
     envelope = _envelope(b"MAIL FROM:<s@t>", b"RCPT TO:<c@d>", b"RCPT TO:<e@f>")
-    assert _commands(complete(envelope, told)) == [
+    assert _commands(told.complete(envelope)) == [
         b"MAIL FROM:<s@t> RET=HDRS ENVID=id+2Bone+20+3Dx",
         b"RCPT TO:<c@d> NOTIFY=DELAY ORCPT=rfc822;a@b",
         b"RCPT TO:<e@f> NOTIFY=DELAY ORCPT=rfc822;a@b",
@@ -66,7 +67,7 @@ def test_commands_are_matched_by_address():
         b"RCPT TO:<U1@far.example>",
         b"RCPT TO:<alias@far.example>",
     )
-    assert _commands(complete(envelope, seen)) == [
+    assert _commands(seen.complete(envelope)) == [
         b"MAIL FROM:<rewritten@src.example> BODY=8BITMIME RET=FULL ENVID=id+2Bone",
         b"RCPT TO:<u1@far.example> NOTIFY=FAILURE ORCPT=rfc822;Orig+2B>one@x.example",
         b'RCPT TO:<"a b> c"@far.example> NOTIFY=NEVER',
@@ -82,7 +83,7 @@ def test_the_text_counts_most_then_the_commands():
         from_options(b"HDRS", b"e", b"DELAY", b"rfc822;x@y"),
     )
     envelope = _envelope(b"MAIL FROM:<> ENVID=t", b"RCPT TO:<a@b>", b"RCPT TO:<c@d> NOTIFY=SUCCESS")
-    assert _commands(complete(envelope, both)) == [
+    assert _commands(both.complete(envelope)) == [
         b"MAIL FROM:<> ENVID=t RET=FULL",
         b"RCPT TO:<a@b> NOTIFY=NEVER ORCPT=rfc822;x@y",
         b"RCPT TO:<c@d> NOTIFY=SUCCESS ORCPT=rfc822;x@y",  # what BSMTP text says is kept whole

@@ -3,8 +3,9 @@
 import pytest
 
 from batchmail.core import dsn
+from batchmail.core.commands import parse_mail, parse_rcpt
 from batchmail.core.dsn import Notice
-from batchmail.core.envelope import Client, Envelope, parse_mail, parse_rcpt
+from batchmail.core.envelope import Client, Envelope
 from batchmail.core.outcome import DELAYED, DELIVERED, FAILED, PASSED, RELAYED, Outcome
 
 ARRIVAL = 1_800_000_000_000  # Fri, 15 Jan 2027 08:00:00 UTC
@@ -48,20 +49,20 @@ TABLE = {  # NOTIFY -> what is told of: delivered, relayed, failed, delayed
 def test_the_decision_table(notify, column):
     rcpt = b"<bo@far.example>" + (b" NOTIFY=" + notify if notify else b"")
     what = outcome((DELIVERED, RELAYED, FAILED, DELAYED)[column])
-    assert dsn.owed(envelope(b"<lena@near.example>", rcpt), what) == TABLE[notify][column]
-    assert dsn.owed(envelope(b"<>", rcpt), what) is None  # never to the null sender
+    assert dsn.owed(envelope(b"<lena@near.example>", rcpt), what, ARRIVAL) == TABLE[notify][column]
+    assert dsn.owed(envelope(b"<>", rcpt), what, ARRIVAL) is None  # never to the null sender
 
 
 @pytest.mark.parametrize("notify", TABLE)
 def test_a_next_hop_that_offers_dsn_has_taken_the_duty_over(notify):
     rcpt = b"<bo@far.example>" + (b" NOTIFY=" + notify if notify else b"")
-    assert dsn.owed(envelope(b"<lena@near.example>", rcpt), outcome(PASSED)) is None
+    assert dsn.owed(envelope(b"<lena@near.example>", rcpt), outcome(PASSED), ARRIVAL) is None
 
 
 def test_each_recipient_has_its_own_notify():
     both = envelope(b"<lena@near.example>", b"<a@far.example> NOTIFY=NEVER", b"<b@far.example> NOTIFY=FAILURE")
-    assert dsn.owed(both, outcome(FAILED, 0)) is None
-    assert dsn.owed(both, outcome(FAILED, 1)) == "failed"
+    assert dsn.owed(both, outcome(FAILED, 0), ARRIVAL) is None
+    assert dsn.owed(both, outcome(FAILED, 1), ARRIVAL) == "failed"
 
 
 def test_a_failure_with_everything_that_came_in():

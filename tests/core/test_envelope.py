@@ -2,19 +2,9 @@
 
 import pytest
 
-from batchmail.core.envelope import (
-    CommandError,
-    Parameter,
-    Recipient,
-    check_address,
-    domain_of,
-    find,
-    format_mail,
-    format_rcpt,
-    parse_mail,
-    parse_rcpt,
-    without,
-)
+from batchmail.core.commands import parse_mail, parse_rcpt
+from batchmail.core.envelope import Parameter, Recipient, domain_of, find, format_mail, format_rcpt, without
+from batchmail.core.path import CommandError, check_address
 
 MAILS = [
     b"MAIL FROM:<>",
@@ -23,6 +13,8 @@ MAILS = [
     b"MAIL FROM:<a@b.example> body=8bitmime Ret=full",
     b"MAIL FROM:<j\xc3\xb8rgen@\xc3\xb8l.example> SMTPUTF8",
     b'MAIL FROM:<"a b> \\" c"@d.example> AUTH=<>',
+    b"MAIL FROM:<a@b> by=+0120;nT",
+    b"MAIL FROM:<a@b> BY=-5;N",
     b"MAIL FROM:<x!y!z> MT-PRIORITY=-4 AUTH=a+3Db@c.example",
 ]
 RCPTS = [

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from hashlib import sha256
 from random import Random
 from typing import Any
 
@@ -150,3 +151,33 @@ def test_nothing_but_peer_errors_escapes(seed: int) -> None:
             row[random.randrange(len(row))] = random.choice(b'{}[]",:\\u0d8+-.e019aZ\xff\0 ')
         with contextlib.suppress(PeerError):
             manifest.read(bytes(row) for row in rows)
+
+
+# Without digests
+
+TEXT = b"EHLO mx.example\r\n" + b"".join(bytes([65 + n]) * 100 for n in range(3)) + b"QUIT\r\n"
+
+
+def described() -> bytes:
+    digests = [sha256(TEXT[item.offset :][:100]).hexdigest() for item in ITEMS]
+    made = [i._replace(entry=i.entry._replace(sha256=digest)) for i, digest in zip(ITEMS, digests, strict=True)]
+    return b"".join(lines(items=made))
+
+
+def test_digests_that_were_left_out_are_made_from_the_text() -> None:
+    bare = manifest.bare(described())
+    assert len(bare) == len(described()) - 3 * 64
+    assert manifest.fill(bare, TEXT) == described()
+    assert manifest.fill(described(), TEXT) == described()
+    assert manifest.fill(bare, TEXT[:50] + b"x" + TEXT[51:]) != described()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"offset": 116}, {"offset": 218}, {"text": 0}, {"text": 101}, {"offset": -1}, {"text": ...}]
+)
+def test_a_manifest_without_digests_that_lies(changes: dict[str, Any]) -> None:
+    """No octet is read twice: a short manifest could else keep us busy for long."""
+    rows = manifest.bare(described()).splitlines(keepends=True)
+    rows[2] = changed(rows[2], **changes).replace(b'"sha256": ""', b'"sha256":""')
+    with pytest.raises(PeerError):
+        manifest.fill(b"".join(rows), TEXT)

@@ -6,8 +6,9 @@ from email import message_from_bytes
 import pytest
 
 from batchmail.core import notice
+from batchmail.core.commands import parse_mail, parse_rcpt
 from batchmail.core.dsn import Notice
-from batchmail.core.envelope import Client, Envelope, parse_mail, parse_rcpt
+from batchmail.core.envelope import Client, Envelope
 from batchmail.core.outcome import DELAYED, DELIVERED, FAILED, RELAYED, Outcome
 
 ARRIVAL = 1_800_000_000_000
@@ -45,6 +46,7 @@ def composed(what, original=ORIGINAL, chunk=7, **more):
         "message_id": "<n.0ID@hub.example>",
         "boundary": BOUNDARY,
         "now_ms": ARRIVAL + 120_000,
+        "max_return_octets": 100_000,
     }
     envelope, chunks = notice.compose(what, None if original is None else content, **(arguments | more))
     return envelope, b"".join(chunks)
@@ -100,7 +102,8 @@ def test_a_failure_comes_back_whole():
     words = part(octets, 0).decode()
     assert "  <ola@far.example>\r\n      mx.far.example said:\r\n      550 5.1.1 nobody here\r\n" in words
     assert "no further attempt" in words
-    assert "cabin.example, which is only connected from time to time" in words
+    assert "cabin.example, which is only connected from time to time" in " ".join(words.split())
+    assert max(map(len, words.splitlines())) <= 78
 
 
 def test_the_empty_sender_and_those_who_asked_for_silence_cause_no_notice():
@@ -140,8 +143,9 @@ def test_mixed_outcomes_in_one_notice_without_those_not_owed():
     ]
     assert [block["Will-Retry-Until"] for block in status[1:]] == [None] * 3 + ["Mon, 25 Jan 2027 08:00:00 +0000"]
     words = part(octets, 0)
+    assert b"If it does not succeed by then" not in part(octets, 0), "asked for DELAY alone"
     assert words.index(b"gone@") < words.index(b"full@") < words.index(b"slow@") < words.index(b"fine@")
-    assert b"said on the last attempt:\r\n      452 4.2.2 box full" in words
+    assert b"said on the last attempt, and the time for more is over:\r\n      452 4.2.2 box full" in words
     assert b"Delivery will be tried until Mon, 25 Jan 2027 08:00:00 +0000." in words
     assert message["Subject"].startswith("Undeliverable: ")
 
@@ -217,12 +221,12 @@ def test_a_large_message_is_drawn_chunk_by_chunk_and_not_before():
 
     what = told(b"<lena@near.example>", [b"<a@x.example>"], refused())
     arguments = {"me": "hub.example", "message_id": "<n@hub.example>", "boundary": BOUNDARY, "now_ms": ARRIVAL}
-    _, chunks = notice.compose(what, content, **arguments, max_return_octets=1_000_000)
+    _, chunks = notice.compose(what, content, **(arguments | {"max_return_octets": 1_000_000}))
     assert len(opened) == 2  # header, survey
     while len(opened) == 2:
         next(chunks)
     assert opened[2] == 1
-    notice.compose(what, content, **arguments, max_return_octets=1000)
+    notice.compose(what, content, **(arguments | {"max_return_octets": 1000}))
     assert opened[-1] == 11  # no further than the limit
 
 

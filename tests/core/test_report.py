@@ -1,4 +1,4 @@
-"""Reports, requests and voids: what is written is read, what lies is refused."""
+"""Reports and voids: what is written is read, what lies is refused."""
 
 import contextlib
 import json
@@ -9,9 +9,10 @@ import pytest
 
 from batchmail.core import report
 from batchmail.core.errors import PeerError
-from batchmail.core.numbered import REPORT, REQUEST, VOID, Number, parse
+from batchmail.core.numbered import REPORT, VOID, Number, parse
 from batchmail.core.outcome import ACTIONS, Outcome
-from batchmail.core.report import Reported, Request
+from batchmail.core.report import Reported
+from batchmail.core.request import read_answers, read_requests
 from tests.lies import lies
 
 STREAM = "0123456789ABCDEF"
@@ -38,14 +39,11 @@ def test_a_report_is_read_as_it_was_written() -> None:
     assert report.read_report(NUMBER, written()) == ROWS
 
 
-def test_a_request_and_a_void() -> None:
-    wishes = [Request(report.WITHDRAW, ID)]
-    number = Number(STREAM, 4, REQUEST)
-    assert report.read_request(number, written(number, wishes)) == wishes
+def test_a_void() -> None:
     void = Number(STREAM, 5, VOID)
     report.read_void(void, written(void, []))
     with pytest.raises(PeerError, match="a void holds nothing"):
-        report.read_void(void, written(void, wishes))
+        report.read_void(void, written(void, ROWS))
 
 
 def test_what_a_server_says_at_length_does_not_make_a_report_that_nobody_reads() -> None:
@@ -107,7 +105,7 @@ def test_nothing_but_peer_errors_escapes(seed: int) -> None:
         for _ in range(random.randint(1, 4)):
             row = random.choice(rows)
             row[random.randrange(len(row))] = random.choice(b'{}[]",:\\u0d8+-.e019aZ\xff\0 ')
-        for read in (report.read_report, report.read_request, report.read_void):
+        for read in (report.read_report, read_requests, read_answers, report.read_void):
             with contextlib.suppress(PeerError):
                 read(NUMBER, (bytes(row) for row in rows))
 

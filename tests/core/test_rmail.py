@@ -61,6 +61,11 @@ def test_none(text):
         (b"From " + b"x" * 3000 + b"\n", "more than 2048"),
         (b"From x y\n" * 101, "more than 100"),
         (b'From "x y\n', "without a sender"),
+        (b"From a\rb date\n", "no address"),  # a CR alone would end the command in the eyes of some
+        (b"From a>b date\n", "no address"),
+        (b"From <a@b> date\n", "no address"),
+        (b'From "a\0"@b date\n', "no address"),
+        (b"From x date remote from a<b\n", "no address"),
     ],
 )
 def test_refused(text, words):

@@ -45,7 +45,7 @@ class Machine:
 
         @contextlib.contextmanager
         def counted(ledger: Ledger) -> Iterator[None]:
-            ours = threading.get_ident() == machine._thread
+            ours = threading.get_ident() == machine._thread and not ledger.database.in_transaction  # not a part
             if ours:
                 machine.step()
             with transaction(ledger):

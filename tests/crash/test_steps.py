@@ -2,7 +2,8 @@
 
 import os
 import queue
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -26,6 +27,8 @@ OUTBOX_STATES = ("sealed", "custody")
 
 class CountingTarget:
     """Takes everything, or fails it, and remembers how often."""
+
+    offers = ""
 
     def __init__(self, action: str = DELIVERED):
         self._action = action
@@ -105,7 +108,7 @@ def hold_custody(origin: Mailbox, sent: Sent, have: tuple[Have, ...]) -> None:
 
 def replay(site: Mailbox, target: CountingTarget) -> None:
     ledger = site.context.open_ledger()
-    Replayer(site.context, ledger, target, lambda *_: None).run(lambda: False)
+    Replayer(site.context, ledger, [target], lambda *_: None).run(lambda: False)
     ledger.close()
 
 
@@ -151,11 +154,10 @@ def sealed_once(site: Mailbox) -> dict[str, str]:
 
 
 @pytest.fixture
-def new_pair(tmp_path: object) -> Callable[[int], Pair]:
-    def make(stop: int) -> Pair:
-        return make_pair(f"{tmp_path}/{stop}", batch_octets=700)
-
-    return make
+def new_pair() -> Iterator[Callable[[int], Pair]]:
+    """In memory where that is possible: what is asked here is the order, not the disk."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as path:
+        yield lambda stop: make_pair(f"{path}/{stop}", batch_octets=700)
 
 
 def accepted(pair: Pair) -> list[str]:
@@ -182,7 +184,11 @@ def test_sealing(new_pair: Callable[[int], Pair]) -> None:
 
 @pytest.mark.parametrize("bad", [0, 2])
 def test_sealing_anew_after_a_refusal(new_pair: Callable[[int], Pair], bad: int) -> None:
-    for stop, machine in every_stop(at_least=60):
+    """58 steps where one halving leaves the bad one alone, 93 where it takes two, which its place in the batch decides.
+
+    Of these none is a transaction within another, so that counting those or not makes no difference here.
+    """
+    for stop, machine in every_stop(at_least=58):
         pair = new_pair(stop)
         ids = pair.mx.accept(*messages(3, octets=100))
         seal(pair.mx)
@@ -217,7 +223,7 @@ def doubtful(site: Mailbox) -> set[str]:
 
 def test_replay_and_its_report(new_pair: Callable[[int], Pair]) -> None:
     twice = 0
-    for stop, machine in every_stop(at_least=30):
+    for stop, machine in every_stop(at_least=20):
         pair = new_pair(stop)
         ids = accepted(pair)
         seal(pair.mx)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tests.e2e.sites import Site, ssh_entry
 from tests.servers.host import Installed
@@ -29,10 +29,13 @@ class Pair:
         holding_target: str = "",
         port: int = 0,
         home: Sequence[str] = (DOMAIN,),
+        door: Mapping[str, object] | None = None,
+        away_door: Mapping[str, object] | None = None,
     ):
+        """The doors are tables of the sites' configurations."""
         holding, away = os.path.join(path, "holding"), os.path.join(path, "away")
         entry: dict[str, object] = {"domains": list(home), "target": holding_target or f"maildir:{holding}/mail"}
-        self.holding = Site(holding, installed, HOLDING, {"home": entry})
+        self.holding = Site(holding, installed, HOLDING, {"home": entry}, **({"door": door} if door else {}))
         self.holding.make_owned_directory("mail")
         if sshd:
             call = ssh_entry(sshd, away, self.holding, "home", port)
@@ -40,7 +43,7 @@ class Pair:
             receive = installed.command("batchmail-receive", "-c", self.holding.config, "--peer", "home")
             call = {"call": f"command: {quote(receive)}"}
         entry = {"domains": ["*"], "target": away_target or f"maildir:{away}/mail", **call}
-        self.away = Site(away, installed, AWAY, {"mx": entry})
+        self.away = Site(away, installed, AWAY, {"mx": entry}, **({"door": away_door} if away_door else {}))
         self.away.make_owned_directory("mail")
 
     def call(self) -> None:

@@ -29,9 +29,11 @@ class Site:
         os.makedirs(directory, exist_ok=True)
         os.chmod(directory, 0o755)
         top = {"site": name, "spool": self.spool, "user": self.owner, "reserve": 0, **top}
-        lines = [f"{key} = {_toml(value)}" for key, value in top.items()]
-        for peer, entry in peers.items():
-            lines += [f"[peers.{_toml(peer)}]", *(f"{key} = {_toml(value)}" for key, value in entry.items())]
+        tables = {f"peers.{_toml(peer)}": entry for peer, entry in peers.items()}
+        tables |= {key: value for key, value in top.items() if isinstance(value, Mapping)}
+        lines = [f"{key} = {_toml(value)}" for key, value in top.items() if key not in tables]
+        for name, table in tables.items():
+            lines += [f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
         with open(self.config, "w", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
         done = self.batchmail("setup")

@@ -15,7 +15,9 @@ from tests.servers.link import Direction, Link
 from tests.servers.sshd import Sshd
 
 CALLS = 20
-CUTS_BEFORE = (4_500, 7_000, 40_000)  # octets; a login takes some 4,000 in each direction
+CUTS_BEFORE = (2_000, 4_000, 40_000)  # octets; an idle call takes some 1,500 up and 2,700 down
+MAX_IDLE_TURNS = 7  # three round trips and what the servers take; step by step it would be 15
+MAX_IDLE_OCTETS = 5_000
 BOTH: tuple[Direction, Direction] = ("up", "down")
 
 
@@ -23,6 +25,20 @@ def subjects(site: Site) -> Counter[bytes]:
     """How often each message came."""
     found = (re.search(rb"\r\nSubject: (\S+)\r\n", text) for text in letters(site))
     return Counter(match[1] for match in found if match)
+
+
+@pytest.mark.real
+def test_an_idle_call_waits_for_three_round_trips(
+    open_path: str, installed: Installed, sshd: Sshd, link_factory: Factory[Link]
+) -> None:
+    link = link_factory(sshd.port, rtt_ms=300)
+    sites = Pair(open_path, installed, sshd, port=link.port)
+    sites.call()
+    turns, octets = link.turns, sum(link.octets.values())
+    sites.call()
+    assert link.turns - turns <= MAX_IDLE_TURNS
+    assert sum(link.octets.values()) - octets <= MAX_IDLE_OCTETS
+    assert link.connections == 2
 
 
 @pytest.mark.real
@@ -46,6 +62,7 @@ def test_twenty_cuts_in_a_row(open_path: str, installed: Installed, sshd: Sshd, 
         assert done.returncode in (0, 75), done.stderr
         cuts += done.returncode == 75
         assert done.stderr == "", "a line that is cut is no news without a terminal"
+    cuts += link.connections - CALLS  # cut while keys were agreed on: the call was made again, in the ordinary way
     assert cuts > CALLS / 2
     for direction in BOTH:
         link.cut_after(1 << 40, direction)
@@ -54,7 +71,7 @@ def test_twenty_cuts_in_a_row(open_path: str, installed: Installed, sshd: Sshd, 
     assert subjects(sites.holding) == sent[sites.away.name]
     wait_until(lambda: not unsettled(sites.holding), "what the answering site leaves to a run")
     assert unsettled(sites.away) == []
-    print(f"{cuts} of {CALLS} calls were cut; octets: {link.octets}")
+    print(f"{cuts} cuts in {CALLS} calls; octets: {link.octets}")
 
 
 def test_a_bit_that_flipped_in_the_outbox(open_path: str, installed: Installed) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.sites import Site, ssh_entry
 from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim, pipe_router, pipe_transport
-from tests.servers.host import LOOPBACK, Delivered, Factory, Installed, wait_until
+from tests.servers.host import LOOPBACK, PATIENCE_S, Delivered, Factory, Installed, wait_until
 from tests.servers.maildir import crlf
 from tests.servers.postfix import Postfix
 from tests.servers.sshd import Sshd
@@ -106,7 +106,7 @@ def messages(corpus: str) -> Iterator[bytes]:
 
 def control(target: Exim | Postfix, port: int, contents: Sequence[bytes]) -> list[bytes]:
     """What the target makes of the same contents when a client gives them to it directly: MTAs mend headers."""
-    with smtplib.SMTP(LOOPBACK, port, timeout=60) as client:
+    with smtplib.SMTP(LOOPBACK, port, timeout=PATIENCE_S) as client:
         for content in contents:
             line = b"Received: from %s\r\n by control; Sat, 21 Nov 2026 00:00:00 +0000\r\n" % CONTROL_HOST.encode()
             client.ehlo("control.test")
@@ -119,7 +119,7 @@ def control(target: Exim | Postfix, port: int, contents: Sequence[bytes]) -> lis
 def submit(port: int, contents: Iterator[bytes] | Sequence[bytes]) -> int:
     """Give messages to an MTA; how many it took."""
     taken = 0
-    with smtplib.SMTP(LOOPBACK, port, timeout=120) as client:
+    with smtplib.SMTP(LOOPBACK, port, timeout=PATIENCE_S) as client:
         client.ehlo("client.test")
         for content in contents:
             recipient = f"u{taken}@{DOMAIN}"

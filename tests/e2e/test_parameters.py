@@ -160,6 +160,9 @@ def _notices(site: Site) -> list[tuple[Fields, list[Fields]]]:
     found = []
     for text in letters(site):
         whole = email.message_from_bytes(text)
+        if whole["To"] == f"postmaster@{site.name}":  # of failures from the null sender
+            assert b"\r\n    from <> to <" in text
+            continue
         assert whole["Return-Path"] == "<>" and whole.get_content_type() == "multipart/report"
         status = text.split(b"\r\n--" + str(whole.get_boundary()).encode())[2].decode()
         assert re.match(r"\r\nContent-Type: message/(global-)?delivery-status\r\n", status)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.pair import DOMAIN, Pair, letters, unsettled
 from tests.e2e.sites import Site
-from tests.servers.host import LOOPBACK, Installed, wait_until
+from tests.servers.host import LOOPBACK, PATIENCE_S, Installed, wait_until
 from tests.servers.packages import CHECKOUT
 from tests.servers.smtp_log import Rule, SmtpLog
 from tests.servers.sshd import Sshd
@@ -87,7 +87,7 @@ def test_a_network_that_comes_up(open_path: str, installed: Installed, sshd: Ssh
         "MODE": "start",
         "ADDRFAM": "inet",
     }
-    subprocess.run([hook], env=environment, check=True, timeout=30)
+    subprocess.run([hook], env=environment, check=True, timeout=PATIENCE_S)
     wait_until(lambda: letters(sites.away) and letters(sites.holding), "the call that the hook started")
     wait_until(lambda: not unsettled(sites.away) and not unsettled(sites.holding), "its end")
     check_rights(sites, "if-up.d")
@@ -121,7 +121,7 @@ def _as_nobody(installed: Installed, program: str, *words: str) -> subprocess.Co
         input="x\n",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
 

@@ -13,6 +13,7 @@ from tests.e2e.sites import Site
 from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim
 from tests.servers.host import LOOPBACK, Factory, Installed, is_root
+from tests.servers.postfix import Postfix
 from tests.servers.rmail import Rmail, Uucp
 from tests.servers.smtp_log import Rule, SmtpLog
 from tests.servers.sshd import quote
@@ -74,6 +75,39 @@ def test_outcomes_are_reported_while_another_recipient_is_put_off(
     sites.call()
     assert unsettled(sites.holding) == unsettled(sites.away) == []
     assert (len(notices(sites.holding)), len(server.transactions)) == (1, 3)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("address", "name", "helo", "logged"),
+    [
+        ("192.0.2.7", "a.far.test", "a.far.test", "orig_client=a.far.test[192.0.2.7]"),
+        ("2001:db8::7", "unknown", "a b=+<>;\u00e9", "orig_client=unknown[2001:db8::7]"),
+        ("no address", "-no..name", "a.far.test", "orig_queue_id="),  # refused, and the rest is not
+    ],
+)
+def test_postfix_is_told_of_the_first_client(
+    open_path: str,
+    installed: Installed,
+    postfix_factory: Factory[Postfix],
+    address: str,
+    name: str,
+    helo: str,
+    logged: str,
+) -> None:
+    postfix = postfix_factory(main={"smtpd_authorized_xforward_hosts": "127.0.0.0/8", "inet_protocols": "all"})
+    sites = Pair(open_path, installed, None, away_target=f"smtp://{LOOPBACK}:{postfix.port}?xforward=yes")
+    client = [f"--client-address={address}", f"--client-name={name}", f"--client-helo={helo}"]
+    for user in ("one", "two"):
+        command = ["-t", "home", "-f", "s@src.test", *client, "--client-protocol=ESMTP", "--", f"{user}@home.test"]
+        sites.holding.accept(CONTENT, *command)
+    sites.call()
+    assert len(postfix.wait_for(2)) == 2
+    log = postfix.log()
+    assert log.count(logged) == 2
+    identifiers = re.findall(r"orig_queue_id=([0-9A-Z]{26}),", log)
+    accepted = [path for path in sites.holding.files("out") if path.endswith(".bsmtp")]
+    assert len(set(identifiers)) == 2 and accepted == []
 
 
 def test_a_target_that_is_down_delays_and_loses_nothing(

@@ -10,7 +10,10 @@ from batchmail.core.beside import from_options
 from batchmail.core.envelope import Envelope, Parameter, Parameters, Recipient, format_mail, format_rcpt
 from batchmail.core.errors import BadContent, MalformedInput, SpoolError, TooLarge
 from batchmail.core.names import make_id, next_id
-from batchmail.flow.accept import MAX_HELD_OCTETS, Intake, Message, Origin, read_batch, read_message
+from batchmail.flow.accept import Intake, Message, Origin, read_message
+from batchmail.flow.accept_batch import read_batch
+from batchmail.flow.body import MAX_HELD_OCTETS
+from batchmail.store.deadlines import Deadline, Deadlines
 from batchmail.store.waiting import WaitingRoom
 from tests.spools import as_crlf, door_of, drafts, make_spool, read_waiting, stuff
 
@@ -292,6 +295,21 @@ def test_priority(spool):
     high = Envelope(b"a@b", (Parameter(b"MT-PRIORITY", b"3"),), (Recipient(b"c@d"),))
     _accept(spool, _batch(b"x\n") + _batch(b"y\n", envelope=high))
     assert [waiting.urgency for waiting in WaitingRoom(spool, "home").scan()] == ["06", "06"]  # they stay together
+
+
+def test_deliver_by(spool):
+    def by(value: bytes) -> bytes:
+        return _batch(b"x\n", envelope=Envelope(b"a@b", (Parameter(b"By", value),), (Recipient(b"c@d"),)))
+
+    _accept(spool, by(b"+5;rT") + by(b"-7;N") + _batch(b"y\n"), origin=Origin(queue_id="4A1"))
+    _accept(spool, by(b"+5;rT") + by(b"-7;N") + _batch(b"y\n"), origin=Origin(queue_id="4A1"))
+    first, second, third = WaitingRoom(spool, "home").scan()
+    found = Deadlines(spool, "home")
+    assert [found.find(one.id) for one in (first, second, third)] == [Deadline(NOW_MS + 5000, True), None, None]
+    with open(first.path, "rb") as file:
+        assert b"MAIL FROM:<a@b> By=+5;rT\r\n" in file.read()
+    with pytest.raises(MalformedInput):
+        _accept(spool, by(b"0;R"))
 
 
 def test_the_same_queue_id_again(spool):

@@ -1,21 +1,26 @@
 """Whole calls between two sites: both ways, cut anywhere, with peers that lie or flood, and after losses."""
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
 from batchmail.core.errors import LineError, PeerError
 from batchmail.core.numbered import BATCH, REPORT, Number
-from batchmail.flow import exchange, incoming
+from batchmail.flow import incoming, outgoing
 from batchmail.flow.exchange import Options, Result
+from batchmail.flow.seal import Sealer
+from batchmail.proto import watch
 from batchmail.proto.hello import Have, Hello, Limits, PartialFile
 from batchmail.proto.session import Bye, Custody, Data, Done, Event, Open, Ping, Received, Refuse, Session
 from batchmail.store.bell import YIELD, ring
+from batchmail.store.boxes import digest_of
 from batchmail.store.ledger import Ledger
 from batchmail.store.line import ANSWERER, CALLER, Line
 from batchmail.store.sent import Sent
@@ -63,7 +68,7 @@ def test_both_directions_with_many_batches(pair: Pair) -> None:
     pair.home.accept(*up)
     caller, answerer = ok(pair.call())
     assert (arrived(pair.home), arrived(pair.mx)) == (sorted(down), sorted(up))
-    assert (caller.totals.transactions_sent, answerer.totals.transactions_sent) == (30, 40)
+    assert (caller.totals.sent.transactions, answerer.totals.sent.transactions) == (30, 40)
     assert caller.totals.files_received > 5
     for _ in range(2):
         ok(pair.call())
@@ -88,10 +93,12 @@ def test_a_refusal_becomes_a_notice_at_the_origin(tmp_path: object) -> None:
     pair.mx.run()
     ok(pair.call())
     assert list(pair.home.dropped()) == [good]
-    (notice,) = pair.mx.dropped().values()
-    assert b"\r\nMAIL FROM:<>" in notice
+    letters = sorted(pair.mx.dropped().values(), key=lambda letter: b"RCPT TO:<postmaster@" in letter)
+    assert [letter.count(b"\r\nMAIL FROM:<>") for letter in letters] == [1, 1]
+    notice, summary = letters
     assert b"RCPT TO:<s@mx.example>" in notice
     assert b"5.7.1" in notice
+    assert b"RCPT TO:<postmaster@mx.example>" in summary  # nobody else may be told of mail from <>
     nothing_left(pair)
 
 
@@ -134,7 +141,7 @@ def test_cut_once_anywhere(tmp_path: object, direction: str) -> None:
     assert octets > 3000
 
 
-@pytest.mark.parametrize("step", [900, 1700, 2900])
+@pytest.mark.parametrize("step", [900, 1500, 2200])
 def test_every_call_is_cut_after_a_little_more(pair: Pair, step: int) -> None:
     down, up = messages(12, octets=1500), messages(9, seed=1, octets=1500)
     pair.mx.accept(*down)
@@ -319,7 +326,7 @@ def test_a_batch_of_or_for_another_site_is_refused_at_its_manifest(
         assert refusal.for_good
         # What was on its way counts, so that the sender is not left waiting for room.
         stranger.say(Data(STREAM, 1, len(octets) - 10, octets[-10:]))
-        while stranger.wait_for(Received) != Received(len(octets)):
+        while stranger.wait_for(Received).octets != len(octets):
             pass
         stranger.say(Bye("done", ""))
 
@@ -383,7 +390,7 @@ def test_the_peer_takes_leave_with_an_error(mx: Mailbox) -> None:
 
 @pytest.mark.parametrize("greeted", [False, True])
 def test_a_peer_that_never_answers(mx: Mailbox, monkeypatch: pytest.MonkeyPatch, greeted: bool) -> None:
-    monkeypatch.setattr(exchange, "SILENCE_S", 0.3)
+    monkeypatch.setattr(watch, "SILENCE_S", 0.3)
     mx.accept(*messages(1))
 
     def behave(stranger: Stranger) -> None:
@@ -448,7 +455,7 @@ def test_custody_of_what_was_never_sent_changes_nothing(mx: Mailbox) -> None:
         opened = stranger.wait_for(Open)
         assert isinstance(opened, Open)
         stream = opened.number.stream
-        stranger.say(Custody(stream, 99), Custody("A" * 16, 1), Refuse(stream, 98, True, "x"), Received(1 << 60))
+        stranger.say(Custody(stream, 99), Custody("A" * 16, 1), Refuse(stream, 98, True, "x"), Received(1 << 60, 0))
         stranger.say(Custody(stream, 1), Custody(stream, 1), Refuse(stream, 1, True, "changed my mind"))
         stranger.say(Done(1), Bye("done", ""))
 
@@ -652,6 +659,67 @@ def test_a_ledger_that_is_lost_stops_the_call_before_it_begins(pair: Pair) -> No
         os.unlink(f"{pair.mx.root}/ledger/{name}")
     with pytest.raises(Exception, match="is missing, but out/home/outbox holds files"):
         Ledger(pair.mx.spool, "home")
+
+
+# A disk that fails
+
+
+def test_a_name_that_cannot_be_made_stops_one_direction_only(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a quota allows no more files."""
+    real = os.open
+
+    def no_more_partials(path: str, flags: int, *rest: int) -> int:
+        if flags & os.O_CREAT and "/partial/" in path and path.startswith(pair.home.root):
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), path)
+        return real(path, flags, *rest)
+
+    down, up = messages(2), messages(2, seed=1)
+    pair.mx.accept(*down)
+    pair.home.accept(*up, sender="<u@home.example>", rcpts=("<r@mx.example>",))
+    monkeypatch.setattr(os, "open", no_more_partials)
+    at_home, at_mx = pair.call()
+    assert at_home.error is None
+    assert "home.example does not take" in str(at_mx.error)
+    assert (arrived(pair.mx), arrived(pair.home)) == (sorted(up), [])
+    monkeypatch.undo()
+    ok(pair.call())
+    assert arrived(pair.home) == sorted(down)
+
+
+def test_a_batch_that_cannot_be_read_holds_up_the_others_for_one_call(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = messages(2, octets=200_000)
+    with closing(pair.mx.context.open_ledger()) as ledger:
+        sealer = Sealer(pair.mx.context, ledger)
+        for message in (bad, good):
+            pair.mx.accept(message)
+            number = sealer.seal_batch("home.example", 1 << 30, 1 << 40)
+    assert number
+    real = os.pread
+
+    def is_bad(path: object) -> bool:
+        return str(path).endswith(".1.batch") and "/outbox/" in str(path)
+
+    def pread(fd: int, octets: int, offset: int) -> bytes:
+        if is_bad(os.readlink(f"/proc/self/fd/{fd}")):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(fd, octets, offset)
+
+    def fails(path: str, octets: int) -> str:
+        if is_bad(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return digest_of(path, octets)
+
+    monkeypatch.setattr(os, "pread", pread)
+    monkeypatch.setattr(outgoing, "digest_of", fails)
+    assert "Input/output error" in str(pair.call()[1].error)
+    for _ in range(4):
+        assert "1.batch cannot be read: Input/output error" in str(pair.call()[1].error)
+    assert arrived(pair.home) == [good]
+    monkeypatch.undo()
+    ok(pair.call())
+    assert arrived(pair.home) == sorted([bad, good])
 
 
 # Custody

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from batchmail.core.bsmtp import Content, Reader, Start
-from batchmail.core.envelope import Client, Envelope, parse_mail, parse_rcpt
+from batchmail.core.commands import parse_mail, parse_rcpt
+from batchmail.core.deliverby import with_left
+from batchmail.core.envelope import Client, Envelope
 from batchmail.core.errors import ConfigError, SpoolError, TargetDown
 from batchmail.core.outcome import DELAYED, DELIVERED, FAILED, PASSED, RELAYED, Outcome
 from batchmail.flow.delivery import Delivery
@@ -64,6 +66,28 @@ def test_bsmtp_is_what_our_own_reader_reads(tmp_path: object) -> None:
         one(f"<s@x.test> SIZE={len(MESSAGE)} RET=HDRS ENVID=a+2Bb", "<a@y.test> NOTIFY=NEVER", "<c@y.test>")[1]
     ]
     assert b"".join(e.octets for e in events if isinstance(e, Content)) == MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("url", "by", "action", "status"),
+    [
+        ("bsmtp:{}", "5;R", PASSED, "2.0.0"),  # who reads the text reads the time
+        ("bsmtp:{}", "5;RT", RELAYED, "2.0.0"),
+        ("maildir:{}", "5;RT", DELIVERED, "2.0.0"),
+        ("rmail:/bin/true", "5;N", RELAYED, "2.0.0"),
+        ("rmail:/bin/true", "5;R", FAILED, "5.3.3"),
+        ("rmail:/bin/true?final=yes", "5;R", DELIVERED, "2.0.0"),
+    ],
+)
+def test_deliver_by(url: str, by: str, action: str, status: str, tmp_path: object) -> None:
+    delivery = one(f"<s@x.test> BY={by}", "<a@y.test>")
+    (outcome,) = deliver(url.format(f"{tmp_path}/drop"), delivery, tmp_path)
+    assert (outcome.action, outcome.status) == (action, status)
+    if "R" in by:
+        over = delivery._replace(envelope=with_left(delivery.envelope, 0))
+        (outcome,) = deliver(url.format(f"{tmp_path}/other"), over, tmp_path)
+        assert (outcome.action, outcome.status) == (FAILED, "5.4.7")
+        assert not os.path.isdir(f"{tmp_path}/other/new")
 
 
 def test_maildir(tmp_path: object) -> None:
@@ -215,6 +239,8 @@ def test_targets_and_their_defaults() -> None:
     spec = parse_target("smtp://joe%40x@mx.test:587?password_file=/etc/p&tls_verify=no&session=5&eightbit=send")
     assert (spec.host, spec.port, spec.user, spec.password_file) == ("mx.test", 587, "joe@x", "/etc/p")
     assert (spec.starttls, spec.tls_verify, spec.session, spec.send_eightbit) == ("may", False, 5, True)
+    assert parse_target("smtp://127.0.0.1:10026?xforward=yes").xforward is True
+    assert not spec.xforward
     spec = parse_target("smtp://[::1]:2525/")
     assert (spec.host, spec.port, spec.starttls) == ("::1", 2525, "never")
     spec = parse_target("lmtp:///run/dovecot/lmtp")
@@ -224,6 +250,9 @@ def test_targets_and_their_defaults() -> None:
     spec = parse_target("sendmail:/usr/sbin/exim4 -C '/etc/my exim.conf' -bs?session=3")
     assert (spec.path, spec.args, spec.session) == ("/usr/sbin/exim4", ("-C", "/etc/my exim.conf", "-bs"), 3)
     assert parse_target("maildir:/home/ann/Maildir/").path == "/home/ann/Maildir"
+    assert {parse_target(text).sessions for text in ("smtp://x", "lmtp://x:24", "bsmtp:/x", "maildir:/x")} == {5}
+    assert {parse_target(text).sessions for text in ("sendmail:/x", "rmail:/x")} == {1}
+    assert parse_target("smtp://x?sessions=2").sessions == 2
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from batchmail.core.envelope import Client, Envelope, parse_mail, parse_rcpt
+from batchmail.core.commands import parse_mail, parse_rcpt
+from batchmail.core.deliverby import with_left
+from batchmail.core.envelope import Client, Envelope
 from batchmail.core.errors import SpoolError, TargetDown
 from batchmail.core.outcome import DELAYED, DELIVERED, FAILED, PASSED, RELAYED, Outcome
 from batchmail.flow import smtp_session
@@ -32,6 +34,7 @@ def envelope(mail: str, *rcpts: str) -> Envelope:
 
 
 TO_ANN = envelope("<s@x.test>", "<ann@y.test>")
+RCPT_ANN = b"RCPT TO:<ann@y.test>"
 TO_THREE = envelope("<s@x.test>", "<ann@y.test>", "<bob@y.test>", "<cat@y.test>")
 
 
@@ -117,6 +120,104 @@ def test_parameters_go_where_their_extension_is_offered(ehlo: tuple[bytes, ...],
     assert server.commands[1:3] == [b"MAIL FROM:<>" + mail, b"RCPT TO:<ann@y.test>" + rcpt]
 
 
+@pytest.mark.parametrize(
+    ("by", "ehlo", "mail", "notify", "action"),
+    [
+        ("BY=50;R", (b"DSN", b"DELIVERBY 50"), b" BY=50;R", [b"", b" NOTIFY=NEVER"], PASSED),
+        ("BY=50;NT", (b"DSN", b"DELIVERBY"), b" BY=50;NT", [b"", b" NOTIFY=NEVER"], RELAYED),
+        ("BY=-50;N", (b"DSN", b"DELIVERBY"), b" BY=-50;N", [b"", b" NOTIFY=NEVER"], PASSED),
+        ("BY=50;N", (b"DSN",), b"", [b" NOTIFY=FAILURE,DELAY", b" NOTIFY=NEVER"], RELAYED),
+        ("BY=-50;N", (b"DSN",), b"", [b"", b" NOTIFY=NEVER"], PASSED),
+        ("BY=50;N", (), b"", [b"", b""], RELAYED),
+    ],
+)
+def test_how_a_server_is_told_of_the_time_that_is_left(
+    by: str, ehlo: tuple[bytes, ...], mail: bytes, notify: list[bytes], action: str
+) -> None:
+    env = envelope(f"<s@x.test> {by}", "<a@y.test>", "<b@y.test> NOTIFY=NEVER")
+    with FakeSmtp(Script(ehlo=ehlo)) as server:
+        assert Mail(server.url()).actions(env) == [action] * 2
+    rcpts = [b"RCPT TO:<a@y.test>" + notify[0], b"RCPT TO:<b@y.test>" + notify[1]]
+    assert server.commands[1:4] == [b"MAIL FROM:<s@x.test>" + mail, *rcpts]
+
+
+@pytest.mark.parametrize("asked", ["SUCCESS", "failure", "DELAY,SUCCESS"])
+def test_a_server_that_does_not_know_the_time_is_asked_to_tell_of_delays(asked: str) -> None:
+    env = envelope("<s@x.test> BY=50;N", f"<a@y.test> NOTIFY={asked}")
+    with FakeSmtp(Script(ehlo=(b"DSN",))) as server:
+        Mail(server.url()).deliver(env)
+    there = asked if "DELAY" in asked else asked + ",DELAY"
+    assert server.commands[2] == f"RCPT TO:<a@y.test> NOTIFY={there}".encode()
+
+
+@pytest.mark.parametrize(
+    ("left", "ehlo", "status", "text"),
+    [
+        (50, (b"DSN",), "5.3.3", b"mx.test offers no DELIVERBY"),
+        (50, (b"DSN", b"DELIVERBY 51"), "5.3.3", b"mx.test takes it with at least 51"),
+        (0, (b"DSN", b"DELIVERBY"), "5.4.7", b"is over"),
+    ],
+)
+def test_who_cannot_give_it_back_in_time_does_not_get_it(
+    left: int, ehlo: tuple[bytes, ...], status: str, text: bytes
+) -> None:
+    env = with_left(envelope("<s@x.test> BY=99;R", "<a@y.test>"), left * 1000)
+    with FakeSmtp(Script(ehlo=ehlo)) as server:
+        (found,) = Mail(server.url()).deliver(env).values()
+    assert (found.action, found.status) == (FAILED, status)
+    assert text in found.text
+    assert not any(command.startswith(b"MAIL") for command in server.commands)
+
+
+def test_a_mailbox_needs_to_know_nothing_of_the_time() -> None:
+    env = envelope("<s@x.test> BY=99;RT", "<a@y.test>")
+    with FakeSmtp(Script(ehlo=())) as server:
+        mail = Mail(server.url(query="final=yes"))
+        assert mail.actions(env) == [DELIVERED]
+        assert "DELIVERBY" in mail.target.offers.split()
+    assert server.commands[1] == b"MAIL FROM:<s@x.test>"
+
+
+CLIENT = Client(b"2001:db8::1", b"host.x.test", b"a b", b"ESMTP", b"2525", b"REMOTE")
+OFFERED = b"XFORWARD NAME ADDR PROTO HELO SOURCE PORT IDENT"
+
+
+@pytest.mark.parametrize("pipelining", [(b"PIPELINING",), ()], ids=["pipelined", "one by one"])
+@pytest.mark.parametrize("answer", [b"250 ok", b"550 not you"])
+def test_whom_the_message_is_from_is_told_where_configured_and_offered(
+    pipelining: tuple[bytes, ...], answer: bytes
+) -> None:
+    told = [
+        b"XFORWARD NAME=host.x.test",
+        b"XFORWARD ADDR=IPV6:2001:db8::1 PORT=2525",
+        b"XFORWARD PROTO=ESMTP HELO=a+20b IDENT=%b SOURCE=REMOTE" % ID.encode(),
+    ]
+    with FakeSmtp(Script(ehlo=(OFFERED, *pipelining), replies={b"XFORWARD": answer})) as server:
+        mail = Mail(server.url(query="xforward=yes"))
+        assert mail.actions(client=CLIENT) == mail.actions(client=CLIENT) == [RELAYED]
+        assert server.commands == [b"EHLO home.test", *[*told, b"MAIL FROM:<s@x.test>", RCPT_ANN, b"DATA"] * 2]
+    for query, offer, client in (
+        ("", OFFERED, CLIENT),
+        ("xforward=no", OFFERED, CLIENT),
+        ("xforward=yes", b"XCLIENT ADDR", CLIENT),
+        ("xforward=yes", b"XFORWARD", CLIENT),
+        ("xforward=yes", OFFERED, Client()),
+    ):
+        with FakeSmtp(Script(ehlo=(offer, *pipelining))) as server:
+            assert Mail(server.url(query=query)).actions(client=client) == [RELAYED]
+            assert server.commands[1:] == [b"MAIL FROM:<s@x.test>", RCPT_ANN, b"DATA"]
+
+
+def test_only_what_is_offered_and_fits_is_told_of_a_client() -> None:
+    client = CLIENT._replace(address=b"no address", name=b"+" * 90, helo=b"\xc3" * 85, protocol=b"\r\nP")
+    with FakeSmtp(Script(ehlo=(b"XFORWARD helo addr name proto helo future ident proto",))) as server:
+        Mail(server.url(query="xforward=yes")).deliver(client=client)
+    assert server.commands[1:3] == [
+        b"XFORWARD HELO=" + b"+C3" * 85 + b" IDENT=" + ID.encode(),
+        b"MAIL FROM:<s@x.test>",
+    ]
+
+
 def test_success_is_passed_with_dsn_and_relayed_or_delivered_without() -> None:
     with FakeSmtp(Script(ehlo=(b"8BITMIME",))) as server:
         assert Mail(server.url()).actions() == [RELAYED]
@@ -152,6 +253,16 @@ def test_sessions_end_before_the_server_is_tired(script: Script, query: str, ses
         mail.target.close()
     assert [sum(c.startswith(b"MAIL") for c in session) for session in server.sessions] == sessions
     assert all(session[-1] == b"QUIT" for session in server.sessions)
+
+
+def test_who_says_quit_ends_its_side_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(smtp_session._ANSWER_S, Verb.QUIT, 60)
+    with FakeSmtp(Script(keeps_quit_back=True)) as server:
+        mail = Mail(server.url(query="session=1"))
+        for _ in range(3):
+            assert mail.actions() == [PASSED]
+        mail.target.close()
+    assert [session[-1] for session in server.sessions] == [b"QUIT"] * 3
 
 
 def test_opensmtpd_gets_a_transaction_per_dsn_parameters() -> None:

@@ -5,9 +5,12 @@ import shutil
 
 import pytest
 
+from batchmail.core.entry import Entry
 from batchmail.core.errors import LineError
 from batchmail.core.numbered import BATCH, REPORT, Number
+from batchmail.core.request import DONE, LATE
 from batchmail.flow.incoming import Arrivals
+from batchmail.flow.notify import Teller
 from batchmail.flow.outgoing import Outgoing
 from batchmail.flow.replay import Replayer
 from batchmail.flow.seal import Sealer
@@ -15,6 +18,8 @@ from batchmail.store import batchfile
 from batchmail.store.boxes import Inbox, Outbox
 from batchmail.store.ledger import Ledger
 from batchmail.store.received import Received
+from batchmail.store.sent import Sent
+from batchmail.store.streams import begin_new_stream
 from batchmail.store.waiting import WaitingRoom
 from batchmail.wire.stream import PipeStream
 from tests.fake_smtp import CLOSE, END, FakeSmtp, Script
@@ -24,7 +29,7 @@ from tests.sites import NOW_MS, Mailbox, Pair, make_pair, make_site, messages
 def begin_again(site: Mailbox) -> None:
     """What `batchmail setup --adopt` does."""
     ledger = Ledger(site.spool, site.context.peer.name, adopt=True)
-    ledger.begin_new_stream()
+    begin_new_stream(ledger)
     ledger.close()
 
 
@@ -60,6 +65,44 @@ def test_an_older_call_takes_custody_while_a_newer_one_looks(tmp_path: object, m
     assert list(pair.home.dropped()) == [identifier]
 
 
+@pytest.mark.parametrize("cut_down", [None, 1000], ids=["", "and the line is cut"])
+def test_an_older_call_takes_custody_of_what_is_sealed_anew(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch, cut_down: int | None
+) -> None:
+    pair = make_pair(tmp_path)
+    ids = pair.mx.accept(*messages(2))
+    ledger = pair.mx.context.open_ledger()
+    number = Sealer(pair.mx.context, ledger).seal_batch("home.example", 1 << 30, 1 << 30)
+    assert number is not None
+    Sent(ledger).whole(number, NOW_MS)
+    for _ in range(3):
+        Sent(ledger).count_cut(number)
+    ledger.close()
+    path = Outbox(pair.mx.spool, "home").path(number)
+    _, items, identity = batchfile.check_batch(path)
+    inbox = Inbox(pair.home.spool, "mx")
+    incoming = inbox.begin(number, identity, 0)
+    with open(path, "rb") as file:
+        incoming.append(file.read())
+    incoming.close()
+    have = Arrivals.have
+
+    def then_take(self: Arrivals):  # type: ignore[no-untyped-def]
+        found = have(self)
+        if self._inbox.path(number) == inbox.path(number):
+            inbox.take(incoming)
+            Received(self._ledger).custody(number, identity, items, NOW_MS, 0)
+        return found
+
+    monkeypatch.setattr(Arrivals, "have", then_take)
+    assert [bool(result.error) for result in pair.call(cut_down=cut_down)] == [bool(cut_down)] * 2
+    monkeypatch.undo()
+    for _ in range(4):
+        assert errors(pair) == ["", ""]
+    assert sorted(pair.home.dropped()) == sorted(ids)
+    assert (pair.mx.outbox(), pair.home.inbox()) == ([], [])
+
+
 def test_a_pipe_that_is_closed_keeps_its_numbers() -> None:
     read_end, write_end = os.pipe()
     PipeStream(read_end, write_end).close()
@@ -82,6 +125,67 @@ def test_a_dot_without_a_reply_is_in_doubt(tmp_path: object) -> None:
         ledger.close()
 
 
+def withdraw(site: Mailbox, identifier: str) -> str:
+    ledger = site.context.open_ledger()
+    verdict, _ = Received(ledger).withdraw(identifier, site.clock.now_ms)
+    ledger.close()
+    return verdict
+
+
+def test_a_doubt_outlives_an_attempt_that_is_refused_before_its_dot(tmp_path: object) -> None:
+    busy = Script(replies={b"RCPT": b"450 4.2.1 later"})
+    with FakeSmtp(Script(replies={END: CLOSE}), busy, Script()) as server:
+        pair = make_pair(tmp_path, target=server.url())
+        (identifier,) = pair.mx.accept(*messages(1))
+        pair.call()
+        pair.home.clock.now_ms += 120_000
+        pair.home.run()
+        assert withdraw(pair.home, identifier) == LATE
+        pair.home.clock.now_ms += 600_000
+        pair.home.run()
+        assert len(server.messages) == 2
+        ledger = pair.home.context.open_ledger()
+        assert ledger.rows("SELECT state, doubtful FROM in_tx") == [("done", 1)]
+        ledger.close()
+
+
+def test_a_doubt_outlives_an_attempt_that_goes_wrong_here(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeSmtp(Script(replies={END: CLOSE}), Script()) as server:
+        pair = make_pair(tmp_path, target=server.url())
+        (identifier,) = pair.mx.accept(*messages(1))
+        pair.call()
+        pair.home.clock.now_ms += 120_000
+        monkeypatch.setattr(Replayer, "_judge", lambda *_: 1 // 0)
+        pair.home.run()
+        monkeypatch.undo()
+        assert withdraw(pair.home, identifier) == LATE
+        pair.home.clock.now_ms += 600_000
+        pair.home.run()
+        ledger = pair.home.context.open_ledger()
+        assert ledger.rows("SELECT state, doubtful FROM in_tx") == [("done", 1)]
+        ledger.close()
+
+
+def test_a_doubt_outlives_a_refusal_of_the_next_dot(tmp_path: object) -> None:
+    with FakeSmtp(Script(replies={END: CLOSE}), Script(replies={END: b"451 4.3.0 later"})) as server:
+        pair = make_pair(tmp_path, target=server.url())
+        (identifier,) = pair.mx.accept(*messages(1))
+        pair.call()
+        pair.home.clock.now_ms += 120_000
+        pair.home.run()
+        assert len(server.messages) == 2
+        assert withdraw(pair.home, identifier) == LATE
+
+
+def test_there_is_no_doubt_of_a_dot_that_was_refused(tmp_path: object) -> None:
+    with FakeSmtp(Script(replies={END: b"451 4.3.0 later"}), Script()) as server:
+        pair = make_pair(tmp_path, target=server.url())
+        (identifier,) = pair.mx.accept(*messages(1))
+        pair.call()
+        assert len(server.messages) == 1
+        assert withdraw(pair.home, identifier) == DONE
+
+
 def test_a_new_stream_sends_nothing_that_was_settled(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = make_pair(tmp_path)
     ids = pair.mx.accept(*messages(5))
@@ -93,7 +197,7 @@ def test_a_new_stream_sends_nothing_that_was_settled(tmp_path: object, monkeypat
     shutil.rmtree(pair.home.root)
     shutil.rmtree(pair.home.drop)
     after = pair._replace(home=make_site(pair.home.root, "home.example", "mx", pair.home.clock))
-    assert "setup --adopt home" in errors(after)[1]
+    assert "batchmail resend home" in errors(after)[1]
     begin_again(pair.mx)
     assert errors(after) == ["", ""]
     assert list(after.home.dropped()) == [ids[4]]
@@ -116,6 +220,29 @@ def test_a_new_stream_reports_again_what_was_on_its_way(tmp_path: object, monkey
     for _ in range(3):
         assert errors(pair) == ["", ""]
     assert (pair.mx.outbox(), pair.home.inbox()) == ([], [])
+
+
+def test_a_transaction_that_cannot_be_settled_stops_no_other(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    mx = make_site(f"{tmp_path}/mx", "mx.example", "home")
+    home = make_site(f"{tmp_path}/home", "home.example", "mx", mx.clock, recipients=("nowhere.example",))
+    pair = Pair(mx, home)  # home refuses all
+    ids = mx.accept(*messages(3))
+    tell = Teller.tell
+
+    def stumble(self: Teller, entry: Entry, *rest: object, **more: object) -> object:
+        if entry.id == ids[1]:
+            raise KeyError("a fault of ours")
+        return tell(self, entry, *rest, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Teller, "tell", stumble)
+        assert errors(pair) == ["", ""]
+        mx.run()
+        assert len(mx.dropped()) == 2
+        assert len(mx.outbox()) == len(mx.inbox()) == 1
+    mx.run()
+    assert len(mx.dropped()) == 3
+    assert mx.outbox() == mx.inbox() == []
 
 
 def test_a_restored_peer_that_lost_our_reports_is_noticed(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

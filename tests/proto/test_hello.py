@@ -26,6 +26,7 @@ HELLO = Hello(
         PartialFile(Number(STREAM, 5, BATCH), DIGEST, "zst", 1000, DIGEST),
         PartialFile(Number(OTHER, 1, REPORT), DIGEST, "zst", 0, DIGEST),
     ),
+    ("withdraw", "x"),
 )
 
 
@@ -45,14 +46,16 @@ def test_the_largest_that_is_written_fits_a_frame_and_is_read() -> None:
     partial = tuple(
         PartialFile(Number(STREAM, 10_000_000 + n, BATCH), DIGEST, "zst", 1 << 30, DIGEST) for n in range(99)
     )
-    payload = hello.write(HELLO._replace(have=(Have(STREAM, 9_000_000, DIGEST, ranges),) * 2, partial=partial))
-    assert len(payload) < 65_000
+    payload = hello.write(
+        HELLO._replace(have=(Have(STREAM, 9_000_000, DIGEST, ranges),) * 2, partial=partial, offers=("X" * 32,) * 99)
+    )
+    assert len(payload) < 65_500
     assert len(hello.read(payload).partial) == hello.MAX_PARTIALS
 
 
 LIES: list[tuple[tuple[str | int, ...], list[Any]]] = [
     (("site",), lies("", "a/b", "..", "mx.example\n")),
-    (("versions",), [None, 1, {}, [], [2], ["1"], [True], [1] * 101]),
+    (("versions",), [None, 1, {}, [], [3], ["1"], [True], [1] * 101]),
     (("clock",), lies()),
     (("memory",), lies("x" * 65)),
     (("limits",), [None, 1, [], "x", {}]),
@@ -88,8 +91,8 @@ def test_a_hello_that_lies(path: tuple[str | int, ...], lie: Any) -> None:
 
 
 def test_no_version_in_common_says_what_to_do() -> None:
-    with pytest.raises(PeerError, match=r"mx\.example speaks versions \(2, 3\).*install a newer"):
-        hello.read(hello.write(HELLO._replace(versions=(2, 3))))
+    with pytest.raises(PeerError, match=r"mx\.example speaks versions \(3, 4\).*install a newer"):
+        hello.read(hello.write(HELLO._replace(versions=(3, 4))))
 
 
 def test_unknown_keys_are_passed_over() -> None:
@@ -106,3 +109,24 @@ def test_nothing_but_peer_errors_escapes(seed: int) -> None:
             payload[random.randrange(len(payload))] = random.choice(b'{}[]",:\\u0d8+-.e019aZ\xff\0 ')
         with contextlib.suppress(PeerError):
             hello.read(bytes(payload))
+
+
+def test_what_the_target_offers() -> None:
+    """Optional: who has heard nothing of its target says nothing, and an older site never does."""
+    full = HELLO._replace(offers=("8BITMIME", "SMTPUTF8"))
+    assert hello.read(hello.write(full)) == full
+    assert b"offers" not in hello.write(HELLO)
+    assert hello.read(hello.write(full).replace(b'"SMTPUTF8"', b"7")).offers == ("8BITMIME",)
+    many = tuple(f"X-{n:05}" for n in range(1000))
+    assert hello.read(hello.write(HELLO._replace(offers=("A" * 99, *many)))).offers == many[: hello.MAX_OFFERS]
+
+
+def test_which_list_of_recipients_is_in_force() -> None:
+    """Optional too."""
+    full = HELLO._replace(recipients="0123456789abcdef")
+    assert hello.read(hello.write(full)) == full
+    assert b"recipients" not in hello.write(HELLO)
+    lies_of_it: list[Any] = [None, 1, [], {}, "x", "0" * 15, "0" * 64, "0123456789ABCDEF", "../../../../etc/"]
+    for lie in lies_of_it:
+        with pytest.raises(PeerError):
+            hello.read(json.dumps(json.loads(hello.write(HELLO)) | {"recipients": lie}).encode())

@@ -1,6 +1,10 @@
-"""The window, on lines that are simulated: first in, first out, a rate and a round trip; acknowledgements are free."""
+"""The window, on lines that are simulated: first in, first out, a rate and a round trip.
+
+Mail in one direction is acknowledged for nothing; with mail in both, acknowledgements stand behind it.
+"""
 
 import heapq
+from itertools import count
 from random import Random
 from typing import NamedTuple
 
@@ -28,6 +32,8 @@ class Run(NamedTuple):
     pace: Pace
 
 
+FAR_CLOCK_S = 1e6  # what the other side's clock shows at our beginning
+ACKNOWLEDGEMENT_OCTETS = 80  # with all that SSH adds
 LINES = {
     "satellite": Line(0.6, 64_000, 4 << 20),
     "DSL": Line(0.04, 1_250_000, 30 << 20),
@@ -44,7 +50,7 @@ def send(line: Line, jitter: Random | None = None) -> Run:
     arrivals: list[tuple[float, int]] = []
     run = Run(0.0, [], [], [], pace)
     while got < line.octets:
-        while sent < line.octets and (room := pace.room_octets()) > 0:
+        while sent < line.octets and (room := pace.room_octets(now_s)) > 0:
             octets = min(pace.frame_octets(), room, line.octets - sent)
             pace.sent(octets, now_s)
             sent += octets
@@ -54,11 +60,50 @@ def send(line: Line, jitter: Random | None = None) -> Run:
             run.frames.append(octets)
             run.outstanding.append(pace.outstanding_octets)
         assert arrivals, "nothing is under way, and nothing may be sent"
+        pause_s = pace.pause_s(now_s) if sent < line.octets else None
+        if pause_s is not None and now_s + pause_s < arrivals[0][0]:
+            now_s += max(pause_s, 1e-6)
+            continue
         now_s, octets = heapq.heappop(arrivals)
         got = max(got, octets)
-        pace.acknowledged(octets, now_s)
+        pace.acknowledged(octets, now_s - line.round_trip_s / 2 + FAR_CLOCK_S, now_s)
         run.windows.append(pace.window_octets())
     return run._replace(seconds=now_s)
+
+
+class _Side:
+    """One of two that send to each other: what it gives to its direction of the line, and what comes of it."""
+
+    def __init__(self, octets: int):
+        self.pace = Pace()
+        self.octets, self.sent, self.free_s, self.done_s = octets, 0, 0.0, 0.0
+
+
+def send_both_ways(line: Line, drift: float = 0.0) -> list[_Side]:
+    """As much in each direction; the clock of the one goes faster than the other's by this share."""
+    sides = [_Side(line.octets), _Side(line.octets)]
+    order = count()
+    events: list[tuple[float, int, int, int, float | None]] = [(0.0, next(order), i, 0, None) for i in (0, 1)]
+    while events:
+        now_s, _, i, octets, far_s = heapq.heappop(events)
+        side, other = sides[i], sides[1 - i]
+        if octets and far_s is None:  # they are there; the other side's word of it waits for its turn
+            other.free_s = max(other.free_s, now_s) + ACKNOWLEDGEMENT_OCTETS / line.rate
+            clock_s = FAR_CLOCK_S + now_s * (1 + drift * i)
+            heapq.heappush(events, (other.free_s + line.round_trip_s / 2, next(order), i, octets, clock_s))
+            continue
+        if far_s is not None:
+            side.pace.acknowledged(octets, far_s, now_s)
+            side.done_s = now_s
+        while side.sent < side.octets and (room := side.pace.room_octets(now_s)) > 0:
+            piece = min(side.pace.frame_octets(), room, side.octets - side.sent)
+            side.pace.sent(piece, now_s)
+            side.sent += piece
+            side.free_s = max(side.free_s, now_s) + piece / line.rate
+            heapq.heappush(events, (side.free_s + line.round_trip_s / 2, next(order), i, side.sent, None))
+        if side.sent < side.octets and (pause_s := side.pace.pause_s(now_s)) is not None:
+            heapq.heappush(events, (now_s + max(pause_s, 1e-6), next(order), i, 0, None))
+    return sides
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -68,6 +113,17 @@ def test_the_line_is_used(name: str) -> None:
     assert line.octets / run.seconds >= 0.9 * line.rate
     assert run.pace.rate == pytest.approx(line.rate, rel=0.1)
     assert run.pace.acknowledged_octets == run.pace.sent_octets == line.octets
+
+
+@pytest.mark.parametrize("drift", [0.0, 5e-5], ids=["", "drift"])
+@pytest.mark.parametrize("name", LINES)
+def test_both_directions_are_used_at_once(name: str, drift: float) -> None:
+    """Neither starves the other's acknowledgements, nor do both stop and go in turn."""
+    line = LINES[name]
+    for side in send_both_ways(line, drift):
+        assert side.pace.acknowledged_octets == line.octets
+        assert line.octets / side.done_s >= 0.85 * line.rate
+        assert side.pace.rate == pytest.approx(line.rate, rel=0.1)
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -104,19 +160,24 @@ def test_a_frame_is_on_the_line_for_about_a_quarter_of_a_second(rate: float, lon
 
 def test_before_anything_is_known() -> None:
     pace = Pace()
-    assert (pace.room_octets(), pace.outstanding_octets, pace.rate, pace.round_trip_s) == (START_OCTETS, 0, None, None)
+    assert (pace.room_octets(0.0), pace.outstanding_octets, pace.rate, pace.round_trip_s) == (
+        START_OCTETS,
+        0,
+        None,
+        None,
+    )
     pace.sent(START_OCTETS, 0.0)
-    assert pace.room_octets() == 0
+    assert pace.room_octets(0.0) == 0
 
 
 def test_acknowledgements_that_lie_or_come_twice_are_of_no_weight() -> None:
     pace = Pace()
     pace.sent(1000, 0.0)
-    pace.acknowledged(1 << 62, 1.0)
+    pace.acknowledged(1 << 62, 1.0, 1.0)
     assert (pace.acknowledged_octets, pace.outstanding_octets) == (1000, 0)
     rate = pace.rate
     for octets in (0, 999, 1000, 1 << 63):
-        pace.acknowledged(octets, 2.0)
+        pace.acknowledged(octets, 2.0, 2.0)
     assert (pace.acknowledged_octets, pace.rate) == (1000, rate)
 
 
@@ -126,6 +187,6 @@ def test_a_pause_of_ours_is_not_a_slow_line() -> None:
     assert rate is not None
     now_s = run.seconds + 3600
     run.pace.sent(10_000, now_s)
-    run.pace.acknowledged(run.pace.sent_octets, now_s + 0.048)
+    run.pace.acknowledged(run.pace.sent_octets, now_s + 0.024 + FAR_CLOCK_S, now_s + 0.048)
     assert run.pace.rate is not None
     assert run.pace.rate > 0.5 * rate

@@ -12,14 +12,14 @@ from batchmail.core.errors import PeerError
 from batchmail.core.numbered import BATCH, REPORT, Number
 from batchmail.proto import session as frames
 from batchmail.proto.hello import Have, Hello, Limits
-from batchmail.proto.session import Bye, Custody, Data, Done, Event, Open, Ping, Received, Refuse, Session
+from batchmail.proto.session import Bye, Custody, Data, Done, Event, Note, Open, Ping, Received, Refuse, Session
 
 STREAM = "0123456789ABCDEF"
 DIGEST = "0123456789abcdef" * 4
 
 
-def hello(site: str = "mx.example") -> Hello:
-    return Hello(site, (1,), 1795222800000, "ab", Limits(1, 2, 3), (Have(STREAM, 1, DIGEST, ()),), ())
+def hello(site: str = "mx.example", versions: tuple[int, ...] = (1,)) -> Hello:
+    return Hello(site, versions, 1795222800000, "ab", Limits(1, 2, 3), (Have(STREAM, 1, DIGEST, ()),), ())
 
 
 def opened(seq: int = 1, octets: int = 10, offset: int = 0, kind: str = BATCH) -> Open:
@@ -57,12 +57,13 @@ def joined(events: Iterable[Event]) -> list[Event]:
 class ConnectionPair:
     """Two machines; what one says, the other hears."""
 
-    def __init__(self) -> None:
+    def __init__(self, *versions: int) -> None:
         self.caller, self.answerer = Session(), Session()
-        self.answerer.receive(self.caller.start(hello("home.example")))
-        self.caller.receive(self.answerer.start(hello()))
-        assert events_of(self.answerer) == [hello("home.example")]
-        assert events_of(self.caller) == [hello()]
+        ours, theirs = hello("home.example", versions or (1,)), hello(versions=versions or (1,))
+        self.answerer.receive(self.caller.start(ours))
+        self.caller.receive(self.answerer.start(theirs))
+        assert events_of(self.answerer) == [ours]
+        assert events_of(self.caller) == [theirs]
 
     def say(self, *events: Event, back: bool = False) -> list[Event]:
         """Events of the caller (`back`: of the answerer), as the other side has them."""
@@ -83,8 +84,8 @@ SCRIPT: list[Event] = [
     opened(2, 3, kind=REPORT),
     data(b"abc", 0, 2),
     data(b"56789", 5),
-    Received(8),
-    Received(2**53 - 1),
+    Received(8, 0),
+    Received(2**53 - 1, 2**64 - 1),
     Custody(STREAM, 7),
     Refuse(STREAM, 8, True, "no \\xff room"),
     Refuse(STREAM, 9, False, ""),
@@ -94,8 +95,9 @@ SCRIPT: list[Event] = [
     opened(4, 100, 100),
     Done(0),
     Custody(STREAM, 9),
+    Note("nothing is sent: this spool has gone back"),
     Ping(),
-    Received(9),
+    Received(9, 1),
     opened(5, 1),
     data(b"x", 0, 5),
     Done(0),
@@ -198,24 +200,30 @@ def test_what_stood_before_the_greeting_is_shown_printable() -> None:
     assert machine.preamble() == r"\x1b[2Jno such user\xff / or host"
 
 
-@pytest.mark.parametrize("event", [Bye("error", "\x1b]0;x\x07\ny"), Refuse(STREAM, 1, True, "\x1b]0;x\x07\ny")])
-def test_what_the_other_side_says_is_shown_printable(event: Bye | Refuse) -> None:
+@pytest.mark.parametrize(
+    "event",
+    [
+        make("\x1b]0;x\x07\ny")
+        for make in (lambda text: Bye("error", text), lambda text: Refuse(STREAM, 1, True, text), Note)
+    ],
+)
+def test_what_the_other_side_says_is_shown_printable(event: Bye | Refuse | Note) -> None:
     (heard,) = ConnectionPair().say(event)
-    assert isinstance(heard, Bye | Refuse)
+    assert isinstance(heard, Bye | Refuse | Note)
     assert heard.text == r"\x1b]0;x\x07\x0ay"
 
 
 # Frames
 
 
-@pytest.mark.parametrize("kind", [128, 200, 255])
+@pytest.mark.parametrize("kind", [129, 200, 255])
 def test_unknown_frames_that_may_be_ignored_are(kind: int) -> None:
     pair = ConnectionPair()
     pair.answerer.receive(frame(kind, b"\0{junk" * 100) + pair.caller.send(Ping()) + frame(kind))
     assert events_of(pair.answerer) == [Ping()]
 
 
-@pytest.mark.parametrize("kind", [0, 10, 64, 127])
+@pytest.mark.parametrize("kind", [0, 20, 64, 127])
 def test_unknown_frames_that_must_be_known_end_the_call(kind: int) -> None:
     machine = started()
     machine.receive(frame(kind))
@@ -307,7 +315,7 @@ def test_data_before_hello() -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [opened(), Ping(), Received(1), Custody(STREAM, 1), Done(0)], ids=lambda e: type(e).__name__
+    "event", [opened(), Ping(), Received(1, 1), Custody(STREAM, 1), Done(0)], ids=lambda e: type(e).__name__
 )
 def test_nothing_but_hello_comes_first_and_nothing_after_bye(event: Event) -> None:
     octets = ConnectionPair().caller.send(event)
@@ -360,6 +368,118 @@ def test_a_done_that_crossed_with_an_open_does_not_count() -> None:
     assert (pair.answerer.ours, pair.caller.theirs) == (frames.DONE, frames.DONE)
 
 
+# Short forms
+
+
+def short_script() -> tuple[bytes, list[Event]]:
+    """What a machine says to one that reads version 2, and the events of it."""
+    machine, other = Session(), Session()
+    start = machine.start(hello(versions=(1, 2)))
+    machine.receive(other.start(hello(versions=(1, 2))) + other.send(opened(7)))
+    assert len(events_of(machine)) == 2
+    return start + b"".join(machine.send(event) for event in SCRIPT), [hello(versions=(1, 2)), *SCRIPT]
+
+
+def listener() -> Session:
+    """Has opened a file of which custody may be told."""
+    machine, other = Session(), Session()
+    machine.start(hello())
+    machine.receive(other.start(hello()))
+    events_of(machine)
+    machine.send(opened(7))
+    machine.theirs = frames.GREETING
+    return machine
+
+
+def test_short_forms_say_the_same_in_fewer_octets() -> None:
+    octets, events = short_script()
+    assert len(octets) < len(script()) - 800
+    machine = listener()
+    machine.receive(octets)
+    assert joined(events_of(machine)) == joined(events)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_short_forms_in_pieces(seed: int) -> None:
+    random, (text, events) = Random(seed), short_script()
+    machine, found = listener(), []
+    while text:
+        count = random.choice((1, 2, 7, 40))
+        machine.receive(text[:count])
+        text = text[count:]
+        found += events_of(machine)
+    assert joined(found) == joined(events)
+
+
+def test_who_reads_only_version_1_gets_no_short_forms() -> None:
+    pair = ConnectionPair()
+    assert {pair.caller.send(event)[0] for event in (opened(), data(b"x"), Received(1, 1), Custody(STREAM, 1))} <= {
+        *range(10)
+    }
+
+
+def test_pieces_of_other_files_than_the_last_name_theirs() -> None:
+    pair = ConnectionPair(1, 2)
+    files = [opened(1, 10), opened(2, 10)]
+    assert pair.say(*files) == files
+    pieces = [data(b"ab", 0, 2), data(b"cd", 0, 1), data(b"ef", 2, 2), data(b"gh", 2, 1)]
+    assert [pair.caller.send(piece)[0] for piece in pieces] == [11, 3, 11, 3]
+    pair = ConnectionPair(1, 2)
+    assert pair.say(*files, *pieces) == [*files, *pieces]
+
+
+def test_custody_of_another_stream_than_the_first_names_it() -> None:
+    pair = ConnectionPair(1, 2)
+    other = opened()._replace(number=Number("Z" * 16, 5, BATCH))
+    pair.say(opened(9), other, back=True)
+    answers = [Custody(STREAM, 9), Custody("Z" * 16, 5)]
+    assert pair.say(*answers) == answers
+
+
+SHORT_HEAD = b"\0" + STREAM.encode() + bytes.fromhex(DIGEST)
+BAD_SHORT: list[tuple[str, bytes]] = [
+    ("no open", frame(10)),
+    ("half an open", frame(10, SHORT_HEAD[:-1])),
+    ("open without numbers", frame(10, SHORT_HEAD)),
+    ("open of zero", frame(10, SHORT_HEAD + b"\0\1\1\0zst")),
+    ("open of no octets", frame(10, SHORT_HEAD + b"\1\1\0\0zst")),
+    ("open beyond the end", frame(10, SHORT_HEAD + b"\1\1\1\1\1\2zst")),
+    ("open beyond numbers", frame(10, SHORT_HEAD + b"\7\xff\xff\xff\xff\xff\xff\xff\1\1\0zst")),
+    ("open of a long number", frame(10, SHORT_HEAD + b"\x09123456789\1\1\0zst")),
+    ("open of an unknown kind", frame(10, b"\5" + SHORT_HEAD[1:] + b"\1\1\1\1\0zst")),
+    ("open of a bad stream", frame(10, b"\0../" + SHORT_HEAD[4:] + b"\1\1\1\1\0zst")),
+    ("open of a long encoding", frame(10, SHORT_HEAD + b"\1\1\1\1\0" + b"x" * 21)),
+    ("open of an odd encoding", frame(10, SHORT_HEAD + b"\1\1\1\1\0\xff")),
+    ("data without data", frame(11)),
+    ("too much", frame(11, b"x" * 11)),
+    ("custody of nothing", frame(12)),
+    ("custody of zero", frame(12, b"\0")),
+    ("custody with more", frame(12, b"\1\1x")),
+    ("received", frame(13, b"\1\1")),
+    ("done", frame(14, b"\2\1")),
+]
+
+
+@pytest.mark.parametrize(("name", "octets"), BAD_SHORT, ids=lambda v: v if isinstance(v, str) else "")
+def test_a_short_frame_that_is_wrong_ends_the_call_for_good(name: str, octets: bytes) -> None:
+    pair = ConnectionPair(1, 2)
+    pair.say(opened(9), back=True)
+    pair.say(opened(1, 10))
+    pair.answerer.receive(octets + pair.caller.send(Ping()))
+    for _ in range(3):
+        with pytest.raises(PeerError):
+            pair.answerer.next_event()
+    assert pair.answerer.theirs == frames.ERROR
+
+
+@pytest.mark.parametrize("octets", [frame(11, b"x"), frame(12, b"\1\1")])
+def test_short_frames_of_files_that_nobody_opened(octets: bytes) -> None:
+    machine = started()
+    machine.receive(octets)
+    with pytest.raises(PeerError, match=r"not? .*opened"):
+        machine.next_event()
+
+
 # Files that were refused
 
 
@@ -399,7 +519,7 @@ def test_a_file_may_be_opened_anew_where_it_stood() -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_nothing_but_peer_errors_escapes(seed: int) -> None:
     random = Random(seed)
-    text = bytearray(script())
+    text = bytearray(script() if seed % 2 else short_script()[0])
     for _ in range(random.randint(1, 6)):
         place = random.randrange(len(text))
         if random.random() < 0.5:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from batchmail.core import envelope
+from batchmail.core import commands
 from batchmail.core.errors import PeerError
 from batchmail.core.reply import make_reply
 from batchmail.proto.smtp_client import (
@@ -46,6 +46,28 @@ def test_a_group_and_its_answers_by_counting() -> None:
     machine.receive(b"250 done\r\n")
     assert isinstance(machine.next_event(), Answer)
     assert machine.state is State.READY
+
+
+@pytest.mark.parametrize("parts", [(), (3, 5)])
+def test_the_next_envelope_behind_a_dot(parts: tuple[int, ...]) -> None:
+    machine = ready()
+    machine.send(MAIL, RCPT, DATA)
+    with pytest.raises(ValueError, match="before all was answered"):
+        machine.send(MAIL)
+    machine.receive(b"250 a\r\n250 b\r\n354 c\r\n")
+    for _ in range(3):
+        machine.next_event()
+    machine.end(*parts)
+    with pytest.raises(ValueError, match="QUIT"):
+        machine.send(Command(Verb.QUIT, b"QUIT"))
+    assert machine.send(MAIL, RCPT, DATA) == b"MAIL\r\nRCPT\r\nDATA\r\n"
+    with pytest.raises(ValueError, match="before all was answered"):
+        machine.send(MAIL)
+    ends = len(parts) or 1
+    machine.receive(b"250 in\r\n" * ends + b"250 a\r\n250 b\r\n354 c\r\n")
+    events = [machine.next_event() for _ in range(ends + 3)]
+    assert [e.command.verb for e in events if isinstance(e, Answer)][ends:] == [Verb.MAIL, Verb.RCPT, Verb.DATA]
+    assert (machine.state, machine.is_waiting) == (State.CONTENT, False)
 
 
 def test_lmtp_parts() -> None:
@@ -140,7 +162,7 @@ def test_a_hostile_server_raises_only_peer_errors(seed: int) -> None:
 
 
 def test_every_parameter_we_accept_has_a_place() -> None:
-    assert set(NEEDED) == set(envelope._MAIL_CHECKS) | set(envelope._RCPT_CHECKS)
+    assert set(NEEDED) == set(commands._MAIL_CHECKS) | set(commands._RCPT_CHECKS)
 
 
 def test_offer() -> None:

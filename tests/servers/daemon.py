@@ -4,14 +4,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from tests.servers import keeper
-from tests.servers.host import wait_until
+from tests.servers.host import PATIENCE_S, wait_until
 
 
 class Daemon:
     """What every server class is built on: `argv()` and `ready()` are theirs, start and stop are here."""
+
+    started: ClassVar[list["Daemon"]] = []  # by this test: when it fails it shows what they said
 
     def __init__(self, directory: str):
         self.directory = directory
@@ -46,6 +48,7 @@ class Daemon:
             self._keeper = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=output, stderr=output, cwd="/", start_new_session=True
             )
+        self.started.append(self)
         name = type(self).__name__
         try:
             wait_until(lambda: self._ended() or self.ready(), f"{name} to answer")
@@ -72,7 +75,7 @@ class Daemon:
     def log_files(self) -> Sequence[str]:
         return ()
 
-    def wait_for_log(self, text: str, timeout_s: float = 20) -> str:
+    def wait_for_log(self, text: str, timeout_s: float = PATIENCE_S) -> str:
         wait_until(lambda: text in self.log(), f"{text!r} in the log of {type(self).__name__}", timeout_s)
         return self.log()
 

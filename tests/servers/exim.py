@@ -5,6 +5,7 @@ them: envelope, DSN parameters and content are all observable.  Debian's binary 
 configuration file (-C), and then no transport could run as another user; so /etc/exim4 is a private mount.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -163,6 +164,9 @@ class Exim(Target):
 
     def messages(self) -> list[Delivered]:
         return [delivered for delivered, _ in self._mail.read()]
+
+    def queue_is_empty(self) -> bool:
+        return not any(names for _, _, names in os.walk(self.path("spool", "input")))
 
     def commands(self) -> list[Commands]:
         """The dialogue behind each of `messages()`, in the same order."""

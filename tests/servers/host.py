@@ -4,6 +4,7 @@ import contextlib
 import grp
 import os
 import pwd
+import random
 import shlex
 import shutil
 import socket
@@ -16,8 +17,11 @@ from functools import cache
 from typing import NamedTuple, Protocol, TypeVar
 
 LOOPBACK = "127.0.0.1"
+PATIENCE_S = 180.0  # how long a test waits for what must come: a disk may stand still, and nothing passes by waiting
 PIPE_NAMES = ("batchmail-pipe", "bsmtp", "uux", "rmail")
 Made = TypeVar("Made", covariant=True)
+_WORKERS = 4  # of pytest-xdist, which draw from different ports
+_given_ports: set[int] = set()
 
 
 class Unavailable(Exception):
@@ -57,13 +61,19 @@ class Installed(NamedTuple):
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind((LOOPBACK, 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port for a server that is started later: none that the system gives to clients, nor any test's of this run."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % _WORKERS
+    while True:
+        port = random.randrange(10_000 + worker, 30_000, _WORKERS)
+        if port in _given_ports:
+            continue
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind((LOOPBACK, port))
+            _given_ports.add(port)
+            return port
 
 
-def wait_until(true: Callable[[], object], what: str, timeout_s: float = 20) -> None:
+def wait_until(true: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
     """Poll until `true()`; the time limit is only there so that a broken test ends."""
     deadline = time.monotonic() + timeout_s
     pause_s = 0.005

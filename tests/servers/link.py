@@ -1,13 +1,17 @@
-"""A bad line: a TCP proxy on loopback that delays, limits the rate, cuts, goes silent, and counts octets.
+"""A bad line: a TCP proxy on loopback that delays, limits the rate, cuts, goes silent, and counts octets and turns.
 
-"up" is from the client to the server.  A cut resets both sides; silence keeps both connections open and passes nothing
-on, as a radio link out of range does, and later connections through the same port work.
+"up" is from the client to the server.  Opening a connection costs a round trip, as TCP's handshake does.  A turn is
+data that comes after silence and goes the other way than the data before: two are a round trip spent waiting.
+
+A cut resets both sides; silence keeps both connections open and passes nothing on, as a radio link out of range does,
+and later connections through the same port work.
 """
 
 import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Literal, Self
 
@@ -25,6 +29,10 @@ class Link:
         self.port = 0
         self.connections = 0
         self.octets: dict[Direction, int] = {"up": 0, "down": 0}
+        self.turns = 0
+        self.connected_s = 0.0  # when a client last connected, by the monotonic clock
+        self._latest: Direction | None = None
+        self._busy_until = 0.0
         self._limit: dict[Direction, tuple[int, str]] = {}
         self._free_at: dict[Direction, float] = {"up": 0.0, "down": 0.0}
         self._current: list[_Connection] = []
@@ -82,6 +90,8 @@ class Link:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.connected_s = time.monotonic()
+        await asyncio.sleep(self.rtt_ms / 1000)
         try:
             far_reader, far_writer = await asyncio.open_connection(LOOPBACK, self.to_port, limit=CHUNK_OCTETS)
         except OSError:
@@ -89,7 +99,11 @@ class Link:
             return
         connection = _Connection(self, writer, far_writer)
         self._current.append(connection)
-        await asyncio.gather(connection.pump(reader, far_writer, "up"), connection.pump(far_reader, writer, "down"))
+        self._latest = None
+        handshake_s = self.rtt_ms / 2000  # the server may speak when the client's last word of it has come
+        await asyncio.gather(
+            connection.pump(reader, far_writer, "up"), connection.pump(far_reader, writer, "down", handshake_s)
+        )
         self._current.remove(connection)
         writer.close()
         far_writer.close()
@@ -104,8 +118,13 @@ class Link:
 
     def _arrival(self, octets: int, direction: Direction) -> float:
         """When octets sent now are all there."""
-        start = max(self._loop.time(), self._free_at[direction])
+        now = self._loop.time()
+        start = max(now, self._free_at[direction])
         self._free_at[direction] = start + (octets / self.rate if self.rate else 0)
+        if now >= self._busy_until + 0.3 * self.rtt_ms / 1000:
+            self.turns += direction != self._latest
+            self._latest = direction
+        self._busy_until = max(self._busy_until, self._free_at[direction])
         return self._free_at[direction] + self.rtt_ms / 2000
 
 
@@ -125,9 +144,12 @@ class _Connection:
         for writer in self._writers:
             writer.transport.abort()
 
-    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction) -> None:
+    async def pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction, after_s: float = 0.0
+    ) -> None:
         """Read at the line's rate, deliver half a round trip later."""
         link = self._link
+        await asyncio.sleep(after_s)
         flying: asyncio.Queue[tuple[float, bytes, str]] = asyncio.Queue()
         landing = asyncio.create_task(self._land(flying, writer))
         with contextlib.suppress(OSError):

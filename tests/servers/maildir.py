@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from tests.servers.daemon import Daemon
-from tests.servers.host import Delivered, wait_until
+from tests.servers.host import PATIENCE_S, Delivered, wait_until
 
 T = TypeVar("T")
 _LINE_END = re.compile(rb"\r?\n")
@@ -36,12 +36,9 @@ class Target(Daemon):
         """What is delivered by now, in no certain order."""
         raise NotImplementedError
 
-    def wait_for(self, count: int, timeout_s: float = 30) -> list[Delivered]:
+    def wait_for(self, count: int, timeout_s: float = PATIENCE_S) -> list[Delivered]:
         """Wait until at least `count` transactions were delivered; all of them."""
-        try:
-            wait_until(lambda: len(self.messages()) >= count, f"{count} messages", timeout_s)
-        except TimeoutError as error:
-            raise TimeoutError(f"{error}; there are {len(self.messages())}; the log says:\n{self.log()}") from None
+        wait_until(lambda: len(self.messages()) >= count, f"{count} messages", timeout_s)
         return self.messages()
 
 

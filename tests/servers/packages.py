@@ -26,8 +26,18 @@ KNOWN = {
     "postfix": (("postfix",), "usr/sbin/postfix"),
     "dovecot": (("dovecot-core", "dovecot-lmtpd"), "usr/sbin/dovecot"),
     "openssh": (("openssh-server",), "usr/sbin/sshd"),
+    "dropbear": (("dropbear-bin",), "usr/sbin/dropbear"),
     "rmail": (("rmail",), "usr/sbin/rmail"),
     "uucp": (("uucp",), "usr/sbin/uuxqt"),
+    "opensmtpd": (("opensmtpd",), "usr/sbin/smtpd"),
+    "sendmail": (("sendmail-bin", "sendmail-base", "sendmail-cf", "m4"), "usr/libexec/sendmail/sendmail"),
+    "swaks": (("swaks",), "usr/bin/swaks"),
+    "nncp": (("nncp",), "usr/bin/nncp-exec"),
+    "rsync": (("rsync",), "usr/bin/rsync"),
+    "sisimai": (
+        ("libsisimai-perl", "libmail-deliverystatus-bounceparser-perl", "libmailtools-perl", "libtimedate-perl"),
+        "usr/share/perl5/Sisimai.pm",
+    ),
 }
 NEVER_UNPACKED = ("libc6", "libc-bin")  # another C library needs its own dynamic linker: such a server cannot be had
 PRIVATE_LIBRARIES = ("usr/lib/postfix", "usr/lib/dovecot")

@@ -14,7 +14,7 @@ from base64 import b64decode
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
-from tests.servers.host import LOOPBACK, wait_until
+from tests.servers.host import LOOPBACK, PATIENCE_S, wait_until
 
 EXTENSIONS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "DSN", "SIZE 0", "ENHANCEDSTATUSCODES")
 LONGEST_LINE_OCTETS = 65536
@@ -27,15 +27,16 @@ class Transaction(NamedTuple):
     mail: bytes
     rcpts: tuple[bytes, ...]
     content: bytes
+    forwarded: tuple[bytes, ...] = ()  # the XFORWARD commands before it
 
 
 class Rule:
     """What to do at a command instead of the usual.
 
-    `verb` is CONNECT, EHLO, HELO, MAIL, RCPT, DATA, AUTH, STARTTLS, RSET, NOOP, QUIT or DOT: after the final dot, with
-    LMTP once per recipient.  `match` must stand in the line (at DOT: in the RCPT line, with SMTP in any of them).
-    `reply` is sent, b"" sends nothing.  `close` hangs up afterwards.  `until` is waited for first.  `times` is how
-    often the rule holds; it counts down.
+    `verb` is CONNECT, EHLO, HELO, XFORWARD, MAIL, RCPT, DATA, AUTH, STARTTLS, RSET, NOOP, QUIT or DOT: after the final
+    dot, with LMTP once per recipient.  `match` must stand in the line (at DOT: in the RCPT line, with SMTP in any of
+    them).  `reply` is sent, b"" sends nothing.  `close` hangs up afterwards.  `until` is waited for first.  `times` is
+    how often the rule holds; it counts down.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class SmtpLog:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.socket_path)
 
-    def wait_for(self, count: int, timeout_s: float = 20) -> list[Transaction]:
+    def wait_for(self, count: int, timeout_s: float = PATIENCE_S) -> list[Transaction]:
         wait_until(lambda: len(self.transactions) >= count, f"{count} transactions at the logging server", timeout_s)
         return list(self.transactions)
 
@@ -162,6 +163,7 @@ class _Dialogue:
     def _forget(self) -> None:
         self._mail = b""
         self._rcpts: list[bytes] = []
+        self._forwarded: list[bytes] = []
 
     def run(self) -> None:
         self._reply("CONNECT", b"", b"220 log.test ready")
@@ -194,6 +196,12 @@ class _Dialogue:
         self._forget()
         self._reply("HELO", line, b"250 log.test")
 
+    def _on_xforward(self, line: bytes) -> None:
+        if self._mail:
+            self._say(b"503 5.5.1 not in a transaction")
+        elif self._reply("XFORWARD", line, b"250 2.0.0 ok"):
+            self._forwarded.append(line)
+
     def _on_mail(self, line: bytes) -> None:
         if self._mail:
             self._say(b"503 5.5.1 there is a transaction already")
@@ -223,7 +231,7 @@ class _Dialogue:
         rules = [self.server._rule("DOT", share) for share in shares]
         taken = [rcpt for share, rule in zip(shares, rules, strict=True) if _accepts(rule) for rcpt in share]
         if taken:
-            self.server._take(Transaction(self.number, self._mail, tuple(taken), content))
+            self.server._take(Transaction(self.number, self._mail, tuple(taken), content, tuple(self._forwarded)))
         for rule in rules:
             self._obey(rule, b"250 2.0.0 taken")
 

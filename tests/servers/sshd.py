@@ -25,6 +25,7 @@ UseDNS no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
+SetEnv SHLVL=2
 LogLevel VERBOSE
 {more}
 """
@@ -35,7 +36,10 @@ EMPTY_DIRECTORY = "/run/sshd"  # compiled in: where sshd's unprivileged child is
 
 
 class Sshd(Daemon):
-    """`more` are further lines of sshd_config; they come last, and with sshd the first setting counts."""
+    """`more` are further lines of sshd_config; they come last, and with sshd the first setting counts.
+
+    An account's own ~/.bashrc, which bash reads for sshd in a first shell, is left out: it is not what is tested.
+    """
 
     def __init__(self, directory: str, *, more: str = "", host_key_type: str = "ed25519"):
         super().__init__(directory)

@@ -16,14 +16,21 @@ from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim, pipe_router, pipe_transport
 from tests.servers.host import LOOPBACK, Delivered, Factory, Installed, answers, readable_by_all, wait_until
 from tests.servers.link import Direction, Link
+from tests.servers.opensmtpd import OpenSmtpd
 from tests.servers.packages import _package_names
 from tests.servers.postfix import Postfix
 from tests.servers.rmail import Rmail, Run, Uucp
+from tests.servers.sendmail import Sendmail
 from tests.servers.smtp_log import Rule, SmtpLog, Transaction
 from tests.servers.sshd import Sshd, login_account, quote
 
 MESSAGE = (
     b"Return-Path: <kept@x.test>\r\nSubject: one\r\nBcc: kept\r\n\r\n.dot\r\n..\r\n\xe9\0\r\n" + b"l" * 5000 + b"\r\n"
+)
+# What OpenSMTPD and Sendmail leave as it is: they mend headers, and no option stops them.
+MENDED = (
+    b"Date: Sat, 21 Nov 2026 00:00:00 +0000\r\nFrom: <s@src.test>\r\nMessage-ID: <1@src.test>\r\nSubject: one\r\n"
+    b"\r\n.dot\r\n..\r\n\xe9\r\n" + b"l" * 5000 + b"\r\n"
 )
 RECIPIENTS = (b"one@a.test", b'"a b"@a.test')
 
@@ -56,14 +63,16 @@ def whole(delivered: Sequence[Delivered]) -> list[tuple[bytes, set[bytes], bytes
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("kind", ["exim", "postfix"])
+@pytest.mark.parametrize("kind", ["exim", "postfix", "opensmtpd", "sendmail"])
 def test_mail_server_as_target(kind: str, request: pytest.FixtureRequest) -> None:
-    server: Exim | Postfix = request.getfixturevalue(kind)
-    send(server.port)
-    assert whole(server.wait_for(1)) == [(b"s@src.test", set(RECIPIENTS), MESSAGE)]
+    server: Exim | Postfix | OpenSmtpd | Sendmail = request.getfixturevalue(kind)
+    message = MESSAGE if kind in ("exim", "postfix") else MENDED
+    recipients = (b"one@a.test", b"two@a.test") if kind == "opensmtpd" else RECIPIENTS  # no quoted ones there
+    send(server.port, recipients, message)
+    assert whole(server.wait_for(1)) == [(b"s@src.test", set(recipients), message)]
     assert refusal(server.port, "nobody@a.test")[0] == 550
     assert refusal(server.port, "later@a.test")[0] == 451
-    assert refusal(server.port, "one@example.org")[1].startswith(b"5.7.1")
+    assert refusal(server.port, "one@example.org")[0] in (550, 554)
     send(server.port, [b"one@a.test"], sender="<>")
     assert {delivered.sender for delivered in server.wait_for(2)} == {b"s@src.test", b""}
     stops_whole(server)
@@ -121,6 +130,41 @@ def test_postfix_as_upstream_by_pipe_and_lmtp(
     assert b"ENVID=e+2B1" in transaction.mail
     assert transaction.rcpts[0].startswith(b"RCPT TO:<two@port.test> ORCPT=rfc822;two@port.test")
     assert transaction.content.endswith(MESSAGE)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
+def test_sendmail_as_upstream(
+    sendmail_factory: Factory[Sendmail], smtp_log_factory: Factory[SmtpLog], protocol: str
+) -> None:
+    log = smtp_log_factory(lmtp=protocol == "lmtp")
+    flags = "mDFMuXz" if protocol == "lmtp" else "mDFMuXa"
+    sendmail = sendmail_factory(
+        mailers=f"MAILER_DEFINITIONS\nMport, P=[IPC], F={flags}, E=\\r\\n, L=0, T=DNS/RFC822/SMTP,\n"
+        f"\tS=EnvFromSMTP/HdrFromSMTP, R=EnvToSMTP, A=TCP [{LOOPBACK}] {log.port}",
+        rules="R$* < @ port.test . > $*\t$#port $@ home $: $1 < @ port.test . > $2",
+    )
+    send(sendmail.port, [b"one@port.test", b"two@a.test"], MENDED)
+    (transaction,) = log.wait_for(1)
+    assert transaction.mail.startswith(b"MAIL From:<s@src.test> ") and b" ENVID=e+2B1" in transaction.mail
+    assert transaction.rcpts == (b"RCPT To:<one@port.test> NOTIFY=FAILURE,DELAY",)
+    assert transaction.content.endswith(MENDED)
+    assert sendmail.wait_for(1)[0].recipients == (b"two@a.test",)
+
+
+@pytest.mark.real
+def test_opensmtpd_as_upstream(opensmtpd_factory: Factory[OpenSmtpd], smtp_log_factory: Factory[SmtpLog]) -> None:
+    log = smtp_log_factory()
+    opensmtpd = opensmtpd_factory(
+        actions=f'action "port" relay host "smtp://{LOOPBACK}:{log.port}"',
+        matches='match from any for domain "port.test" action "port"',
+    )
+    send(opensmtpd.port, [b"one@port.test", b"two@a.test"], MENDED)
+    (transaction,) = log.wait_for(1)
+    assert transaction.mail == b"MAIL FROM:<s@src.test> RET=HDRS ENVID=e+2B1"
+    assert transaction.rcpts == (b"RCPT TO:<one@port.test> NOTIFY=FAILURE,DELAY",)
+    assert transaction.content.endswith(MENDED)
+    assert opensmtpd.wait_for(1)[0].recipients == (b"two@a.test",)
 
 
 def lmtp(client: socket.socket, *recipients: str) -> list[bytes]:

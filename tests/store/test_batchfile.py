@@ -16,6 +16,7 @@ import zstandard
 from batchmail.core import manifest, report
 from batchmail.core.errors import PeerError
 from batchmail.core.numbered import REPORT, REQUEST, VOID, Number
+from batchmail.core.request import read_requests
 from batchmail.store import batchfile
 from tests import batches
 from tests.batches import EMPTY, PLAIN, STREAM, TEXTS, Made
@@ -71,7 +72,7 @@ def test_golden_entries() -> None:
     _, items = batchfile.read_manifest(f"{GOLDEN}/three.batch")
     entry = items[1].entry
     assert (entry.id, entry.priority, entry.queue_id, entry.bits) == ("01KAHQ8M5P0123456789ABCD01", 4, "4A1+x", 8)
-    assert entry.client == (b"2001:db8::1", b"client.example", b"he lo", b"esmtp")
+    assert entry.client[:4] == (b"2001:db8::1", b"client.example", b"he lo", b"esmtp")
     assert (items[0].lifetime_ms, items[0].entry.arrival_ms) == (86_400_000, batches.SEALED_MS - 1000)
 
 
@@ -84,8 +85,8 @@ def test_golden_reports_requests_and_voids() -> None:
         ("01", "delayed", b"", False),
     ]
     lines, identity = batchfile.unpack(f"{GOLDEN}/request.request")
-    wishes = report.read_request(Number(STREAM, 5, REQUEST), lines)
-    assert (identity, wishes[0].verb) == (IDENTITIES["request.request"], "withdraw")
+    wishes = read_requests(Number(STREAM, 5, REQUEST), lines)
+    assert (identity, wishes[0].kind) == (IDENTITIES["request.request"], "withdraw")
     lines, identity = batchfile.unpack(f"{GOLDEN}/void.void")
     report.read_void(Number(STREAM, 6, VOID), lines)
     assert identity == IDENTITIES["void.void"]

@@ -5,7 +5,8 @@ from hashlib import sha256
 
 import pytest
 
-from batchmail.core.envelope import Envelope, parse_mail, parse_rcpt
+from batchmail.core.commands import parse_mail, parse_rcpt
+from batchmail.core.envelope import Envelope
 from batchmail.core.errors import PeerError, SpoolError
 from batchmail.core.names import make_id
 from batchmail.core.numbered import BATCH, REPORT, VOID, Number

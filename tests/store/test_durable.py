@@ -7,9 +7,18 @@ import sys
 
 import pytest
 
-from batchmail.core.errors import SpoolError
 from batchmail.store import durable
-from batchmail.store.durable import Draft, Lock, adopt, check_room, make_dir, mark, move, publish_all, replace
+from batchmail.store.durable import (
+    Draft,
+    adopt,
+    make_dir,
+    mark,
+    move,
+    publish_all,
+    replace,
+    sync_drafts,
+)
+from batchmail.store.lock import Lock
 from tests.disks import Disk
 
 
@@ -176,7 +185,7 @@ def test_lock(place):
 
 def test_a_lock_ends_with_its_process(place):
     script = (
-        "import sys, os; sys.path.insert(0, sys.argv[1]); from batchmail.store.durable import Lock;"
+        "import sys, os; sys.path.insert(0, sys.argv[1]); from batchmail.store.lock import Lock;"
         "lock = Lock(sys.argv[2]); print(lock.acquire(), flush=True); os.kill(os.getpid(), 9)"
     )
     checkout = os.path.dirname(os.path.dirname(os.path.dirname(durable.__file__)))
@@ -185,7 +194,17 @@ def test_a_lock_ends_with_its_process(place):
     assert Lock(f"{place}/lock").acquire()
 
 
-def test_room(place):
-    check_room(place, 0)
-    with pytest.raises(SpoolError, match=r"MiB free below .* less than the reserve"):
-        check_room(place, 1 << 62)
+def test_drafts_that_are_synced_together(place):
+    """Each is written before one is waited for; one that cannot be written is a no, and stays one."""
+    drafts = [Draft(f"{place}/tmp", held_octets=100) for _ in range(3)]
+    for draft in drafts:
+        draft.write(b"x")
+    with Disk(fail=("write", 1)) as disk:
+        errors = sync_drafts(drafts)
+    assert [error and error.errno for error in errors] == [None, errno.EIO, None]
+    names = [name for name, _ in disk.done]
+    assert names == ["write", "write", "fsync", "fsync"]
+    assert [error and error.errno for error in sync_drafts(drafts)] == [None, errno.EIO, None]
+    assert sorted(map(os.path.getsize, (draft.path for draft in drafts))) == [0, 1, 1]
+    for draft in drafts:
+        draft.discard()

@@ -14,6 +14,7 @@ from batchmail.core.outcome import Outcome
 from batchmail.core.report import Reported
 from batchmail.store import ledger as ledgers
 from batchmail.store.ledger import Ledger
+from batchmail.store.owed import Owed
 from batchmail.store.received import Received
 from batchmail.store.sent import Sent
 from batchmail.store.spool import Spool
@@ -113,6 +114,34 @@ def test_a_newer_ledger_is_refused(spool: Spool, ledger: Ledger) -> None:
         Ledger(spool, PEER)
 
 
+def test_an_older_ledger_is_brought_up_to_date_in_place(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledgers, "VERSION", 1)
+    old = Ledger(spool, PEER)
+    with old.transaction():
+        old.rows("INSERT INTO sent VALUES (1, ?, 'batch', '', 1, 'sealed', 0, ?, NULL)", old.stream, NOW)
+    memory, tables = old.memory, old.rows("SELECT COUNT(*) FROM sqlite_master")
+    old.close()
+    monkeypatch.undo()
+    new = Ledger(spool, PEER)
+    assert new.rows("PRAGMA user_version") == [(ledgers.VERSION,)]
+    assert new.rows("SELECT COUNT(*) FROM sqlite_master") > tables
+    assert (new.memory, [file.octets for file in Sent(new).files("sealed")]) == (memory, [1])
+    made = new.rows("SELECT sql FROM sqlite_master ORDER BY name")
+    other = make_spool(f"{spool.root}.other")
+    assert Ledger(other, PEER).rows("SELECT sql FROM sqlite_master ORDER BY name") == made
+
+
+def test_a_damaged_schema_says_so(spool: Spool, ledger: Ledger) -> None:
+    ledger.close()
+    with open(f"{spool.root}/ledger/{PEER}", "r+b") as file:
+        octets = file.read().replace(b"CREATE TABLE fact", b"CREATE TABLE (act")
+        octets = octets.replace(b"tablefactfact", b"tablefac\xd8fact")  # which SQLite quotes
+        file.seek(0)
+        file.write(octets)
+    with pytest.raises(SpoolError, match="cannot be used"):
+        Ledger(spool, PEER)
+
+
 def test_what_is_no_ledger_says_so(spool: Spool) -> None:
     with open(f"{spool.root}/ledger/{PEER}", "wb") as file:
         file.write(b"not a database" * 1000)
@@ -142,8 +171,10 @@ def test_a_transaction_is_all_or_nothing(ledger: Ledger) -> None:
 def test_whoever_waits_too_long_is_told(spool: Spool, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledgers, "_BUSY_S", 0.01)
     ledger.database.execute("BEGIN IMMEDIATE")
-    with pytest.raises(SpoolError, match="locked"):
-        Ledger(spool, PEER)
+    other = Ledger(spool, PEER)  # who only looks does not wait
+    with pytest.raises(SpoolError, match="locked"), other.transaction():
+        pass
+    other.close()
     ledger.database.execute("ROLLBACK")
 
 
@@ -279,19 +310,20 @@ def test_a_delay_is_followed_by_its_end_and_not_the_other_way_round(sent: Sent) 
     assert sent.let_go(NOW) == [number]
 
 
-def test_nothing_goes_while_a_notice_is_owed(sent: Sent) -> None:
+def test_nothing_goes_while_a_notice_is_owed(sent: Sent, ledger: Ledger) -> None:
+    notices = Owed(ledger)
     number = sealed(sent, 1, 2)
     settle(sent, reported(1, action="failed"), reported(2), notices={(ident(1), 0): "N1"})
     assert sent.let_go(NOW) == []
-    (owed,) = sent.owed_notices(NOW)
+    (owed,) = notices.due(NOW)
     assert (owed.id, owed.tx, owed.attempts) == ("N1", ident(1), 0)
-    sent.postpone_notice("N1", NOW + 5)
-    assert sent.owed_notices(NOW + 4) == []
-    assert sent.owed_notices(NOW + 5)[0].attempts == 1
+    notices.postpone("N1", NOW + 5)
+    assert notices.due(NOW + 4) == []
+    assert notices.due(NOW + 5)[0].attempts == 1
     assert sent.let_go(NOW) == []
     for _ in range(2):
-        sent.notice_done("N1", "sent", outcome())
-    assert (sent.owed_notices(NOW + 9), sent.notice_ids()) == ([], set())
+        notices.done("N1", "sent", b"ok")
+    assert (notices.due(NOW + 9), notices.ids()) == ([], set())
     assert sent.let_go(NOW) == [number]
 
 
@@ -340,7 +372,7 @@ def test_cuts_are_counted_for_one_sealing(sent: Sent) -> None:
 def test_what_was_settled_long_ago_is_forgotten(sent: Sent, ledger: Ledger) -> None:
     sealed(sent, 1, 2)
     settle(sent, reported(1, action="failed"), notices={(ident(1), 0): "N1"})
-    sent.notice_done("N1", "sent", None)
+    Owed(ledger).done("N1", "sent", b"")
     sent.let_go(NOW)
     sent.prune(NOW)
     assert sent.sealed_ids([ident(1), ident(2)]) == {ident(1), ident(2)}

@@ -7,7 +7,8 @@ import pytest
 
 from batchmail.core.errors import SpoolError, UsageError
 from batchmail.store import spool as spools
-from batchmail.store.spool import Spool, become_owner, find_door, set_up
+from batchmail.store.setup import is_current, is_served, is_set_up, set_up, sweep
+from batchmail.store.spool import Spool, become_owner, find_door
 from batchmail.store.waiting import WaitingRoom
 from tests.disks import Disk
 from tests.spools import door_of, drafts, make_spool
@@ -62,6 +63,28 @@ def test_a_domain_taken_away(tmp_path):
     set_up(spool.root, [(door_of(spool), [])])
     with pytest.raises(SpoolError, match="no peer"):
         find_door(spool.root, "home.example")
+
+
+def test_what_one_peer_needs_is_looked_at_without_the_others(tmp_path):
+    spool = make_spool(tmp_path)
+    home, domains = door_of(spool), ["home.example", ".sub.example"]
+    assert is_served(spool.root, home, domains)
+    assert not is_served(spool.root, home, [*domains, "new.example"])
+    assert not is_served(spool.root, home._replace(max_message_octets=7), domains)
+    assert not is_served(spool.root, home._replace(peer="other"), [])
+    assert not is_served(f"{tmp_path}/none", home, domains)
+
+
+def test_another_configuration_is_noticed_by_its_digest_alone(tmp_path):
+    spool = make_spool(tmp_path)
+    peers = [(door_of(spool), ["home.example"])]
+    set_up(spool.root, peers, "abc")
+    assert is_current(spool.root, "abc")
+    assert not is_current(spool.root, "bc")
+    assert not is_current(f"{tmp_path}/none", "abc")
+    assert is_set_up(spool.root, peers, "abc")
+    assert not is_set_up(spool.root, peers, "abd")
+    assert not is_set_up(spool.root, [], "abc")
 
 
 def test_more_peers_than_are_named(tmp_path):
@@ -146,5 +169,5 @@ def test_sweep(tmp_path):
         (tmp_path / "tmp" / f"{name}.d" / "link").write_bytes(b"x")
     for name in ("old", "old.d"):
         os.utime(tmp_path / "tmp" / name, (0, 0))
-    spool.sweep(time.time())
+    sweep(spool, time.time())
     assert sorted(drafts(spool)) == ["new", "new.d"]

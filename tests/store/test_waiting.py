@@ -7,6 +7,7 @@ import pytest
 from batchmail.core.envelope import Client, Envelope, Recipient
 from batchmail.core.errors import SpoolError
 from batchmail.core.names import is_id, make_id, next_id
+from batchmail.store.setup import sweep
 from batchmail.store.waiting import WaitingRoom, read_entry
 from tests.disks import Disk
 from tests.spools import drafts, make_spool, read_waiting
@@ -136,7 +137,7 @@ def test_stopped_anywhere(tmp_path, count, offered, priority):
         found = read_waiting(spool)
         assert len(found) == (2 * count if accepted and not offered else count)
         assert all(is_id(mail.entry.id) for mail in found)
-        spool.sweep(4e9)
+        sweep(spool, 4e9)
         assert drafts(spool) == []
         assert len(read_waiting(spool)) == len(found)
         if not disk.stopped:

@@ -5,7 +5,7 @@ import syslog
 import pytest
 
 from batchmail.core.envelope import Client
-from batchmail.wire import maillog
+from batchmail.wire import doorlog
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def lines(monkeypatch):
 
 
 def test_accepted(lines):
-    maillog.accepted("0" * 26, "home", b"a@b.example", 2, 4711, "4A1", Client(b"192.0.2.1", b"mx.example"))
-    maillog.accepted("0" * 26, "home", b"", 1, 0, "", Client())
+    doorlog.accepted("0" * 26, "home", b"a@b.example", 2, 4711, "4A1", Client(b"192.0.2.1", b"mx.example"))
+    doorlog.accepted("0" * 26, "home", b"", 1, 0, "", Client())
     assert lines == [
         (
             syslog.LOG_INFO,
@@ -29,8 +29,8 @@ def test_accepted(lines):
 
 
 def test_nothing_can_be_forged(lines):
-    maillog.accepted("ID", "home", b'"x>, size=0\r\n"@b\xff', 1, 2, "q, size=0", Client(name=b'a", b="c\n'))
-    maillog.refused("x\ny", "", "4.3.0", "a\r\nNov 20 root: b\\")
+    doorlog.accepted("ID", "home", b'"x>, size=0\r\n"@b\xff', 1, 2, "q, size=0", Client(name=b'a", b="c\n'))
+    doorlog.refused("x\ny", "", "4.3.0", "a\r\nNov 20 root: b\\")
     assert [text for _, text in lines] == [
         r'ID: accepted, peer=home, from=<"x\x3e\x2c\x20size=0\x0d\x0a"@b\xff>, nrcpt=1, size=2, queue-id="q, size=0",'
         r' client="a\x22, b=\x22c\x0a"',
@@ -39,14 +39,14 @@ def test_nothing_can_be_forged(lines):
 
 
 def test_bounded(lines):
-    maillog.refused("p" * 9999, "q" * 9999, "5.6.0", "é" * 9999)
+    doorlog.refused("p" * 9999, "q" * 9999, "5.6.0", "é" * 9999)
     assert len(lines[0][1]) < 4000
     assert lines[0][0] == syslog.LOG_NOTICE
 
 
 def test_what_was_changed_or_left_out(lines):
-    maillog.line_ends("ID", 1, 2)
-    maillog.not_carried("ID", (b"ENVID=\xff", b"X=1"))
+    doorlog.line_ends("ID", 1, 2)
+    doorlog.not_carried("ID", (b"ENVID=\xff", b"X=1"))
     assert [text for _, text in lines] == [
         "ID: line ends normalized, bare_cr=1, bare_lf=2",
         r'ID: not carried, parameters="ENVID=\xff X=1"',

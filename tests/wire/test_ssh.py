@@ -16,6 +16,8 @@ from typing import NamedTuple
 import pytest
 
 from batchmail.core.errors import KeyRefused, LineError
+from batchmail.wire import ssh
+from batchmail.wire.dial import Dialing
 from batchmail.wire.keys import ensure_key
 from batchmail.wire.known_hosts import fingerprint
 from batchmail.wire.ssh import connect_ssh, host_key_lines
@@ -150,6 +152,25 @@ def test_what_is_written_arrives_and_comes_back(far_side, call, known_hosts, tmp
     stream.write(b"there and back\r\n\0")
     assert read_exactly(stream, 17) == b"there and back\r\n\0"
     assert stream.exit_status() is None
+
+
+def test_a_connection_that_was_made_ahead_is_used(far_side, call, known_hosts, tmp_path, monkeypatch):
+    far = far_side({key_of(tmp_path / "me"): ECHO})
+    dialing = Dialing("127.0.0.1", far.port, 20.0)
+    monkeypatch.setattr(ssh, "dial", lambda *_: pytest.fail("it was dialled again"))
+    stream = call(far, known_hosts=known_hosts(far.known), dialing=dialing)
+    stream.write(b"x")
+    assert read_exactly(stream, 1) == b"x"
+
+
+def test_a_connection_to_another_place_is_not(far_side, call, known_hosts, tmp_path):
+    far = far_side({key_of(tmp_path / "me"): ECHO})
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        dialing = Dialing(*other.getsockname(), 20.0)
+        stream = call(far, known_hosts=known_hosts(far.known), dialing=dialing)
+        stream.write(b"x")
+        assert read_exactly(stream, 1) == b"x"
+        dialing.take().close()
 
 
 def test_an_ipv6_or_second_address_of_the_host_will_do(far_side, call, known_hosts, tmp_path, monkeypatch):

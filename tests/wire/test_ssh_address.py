@@ -1,7 +1,9 @@
+import os
+
 import pytest
 
 from batchmail.core.errors import ConfigError
-from batchmail.wire.ssh_address import SshAddress, parse_address
+from batchmail.wire.ssh_address import SshAddress, parse_address, plain_destination
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,13 @@ def test_refuses_what_is_not_an_address_and_shows_it(text):
     with pytest.raises(ConfigError) as refused:
         parse_address(text)
     assert repr(text) in str(refused.value)
+
+
+def test_where_it_leads_is_plain_where_no_configuration_of_openssh_has_a_say(monkeypatch):
+    mine = []
+    monkeypatch.setattr(os, "access", lambda path, _: path in mine)
+    assert plain_destination(SshAddress("b", "192.0.2.1", None), None) == ("192.0.2.1", 22)
+    assert plain_destination(SshAddress(None, "mx.example.net", 2222), None) == ("mx.example.net", 2222)
+    assert plain_destination(SshAddress(None, "mx.example.net", 2222), "/etc/batchmail/ssh_config") is None
+    mine.append(os.path.expanduser("~root" if os.geteuid() == 0 else "~") + "/.ssh/config")
+    assert plain_destination(SshAddress(None, "mx.example.net", 2222), None) is None

@@ -66,6 +66,7 @@ def test_proxy_jump_goes_by_way_of_openssh(route, tmp_path):
     ("text", "said"),
     [
         ("Include other\n", "Include is not supported"),
+        ("Match exec true\nPort 24\n", "Match exec is not supported"),
         ("Port many\n", "'many' is not a port"),
         ("Match nonsense\n", "not understood"),
         ("ProxyCommand 'unfinished\n", "cannot be taken apart"),

@@ -1,0 +1,199 @@
+"""Plans and time, stopped at every lasting step: nothing is lost, nothing is there twice, each notice comes once."""
+
+import itertools
+import os
+
+import pytest
+
+from batchmail.core.outcome import DELIVERED
+from batchmail.core.schedule import Span
+from batchmail.core.settings import DAY_MS
+from batchmail.flow.expire import Expirer
+from batchmail.flow.plans import Planner
+from batchmail.flow.requests import KINDS, Desk
+from batchmail.flow.seal import Sealer
+from batchmail.flow.settle import Settler
+from batchmail.store.deadlines import Deadlines
+from batchmail.store.plans import HOLD, MOVE, REMOVE, REQUEUE, Plan, Plans
+from batchmail.store.setup import set_up
+from batchmail.store.spool import Door
+from batchmail.store.waiting import WaitingRoom
+from tests.crash import test_steps as steps
+from tests.crash.stops import every_stop
+from tests.sites import NOW_MS, Mailbox, Pair, make_pair, messages
+
+
+def make(tmp_path: object) -> tuple[Pair, list[str]]:
+    pair = make_pair(tmp_path, lifetime=Span(10 * DAY_MS), delay_notice=Span(3 * DAY_MS), give_up_ms=5 * DAY_MS)
+    set_up(pair.mx.root, [(Door(peer, "mx.example", 1 << 30, 0, "normalize"), []) for peer in ("home", "other")])
+    return pair, sorted(pair.mx.accept(*messages(2)))
+
+
+def plan(site: Mailbox, identifiers: list[str], verb: str) -> None:
+    ledger = site.context.open_ledger()
+    peer = "other" if verb == MOVE else ""
+    status = "5.7.1" if verb == REMOVE else ""
+    Plans(ledger).make(
+        Plan(one, verb, peer, f"{one[:-1]}{'Z' if one[-1] != 'Z' else 'Y'}", status, "text", NOW_MS)
+        for one in identifiers
+    )
+    ledger.close()
+
+
+def work(site: Mailbox, target: steps.CountingTarget) -> None:
+    """What a pass does at the origin."""
+    ledger = site.context.open_ledger()
+    settler = Settler(site.context, ledger, target)
+    settler.sweep()
+    planner = Planner(site.context, ledger, settler)
+    Desk(site.context, ledger).run(lambda: False)
+    settler.run(lambda: False)
+    planner.run(lambda: False)
+    Expirer(site.context, ledger, settler, planner).run(lambda: False)
+    settler.hand_over(lambda: False)
+    ledger.close()
+
+
+def exchange(origin: Mailbox, far: Mailbox) -> None:
+    ledger = origin.context.open_ledger()
+    sealer = Sealer(origin.context, ledger)
+    sealer.recover()
+    while sealer.seal_answer() or sealer.seal_request(KINDS):
+        pass
+    ledger.close()
+    steps.seal(origin)
+    steps.carry(origin, far)
+
+
+def everywhere(site: Mailbox) -> list[str]:
+    """The transactions that wait or are held, for whichever peer."""
+    rooms = [WaitingRoom(site.spool, peer) for peer in ("home", "other")]
+    return sorted(one.id for room in rooms for one in itertools.chain(room.scan(), room.scan_held()))
+
+
+def told(target: steps.CountingTarget) -> list[str]:
+    """The notices, by their Message-ID: handing the same one over again is no second notice."""
+    return sorted({identifier for identifier, _, _ in target.given})
+
+
+@pytest.mark.parametrize(("verb", "is_sealed"), [(HOLD, False), (REQUEUE, True), (MOVE, True), (REMOVE, True)])
+def test_what_is_here(tmp_path: object, verb: str, is_sealed: bool) -> None:
+    for stop, machine in every_stop(at_least=6):
+        pair, identifiers = make(f"{tmp_path}/{stop}")
+        if is_sealed:
+            steps.seal(pair.mx)
+        plan(pair.mx, identifiers[:1], verb)
+        target = steps.CountingTarget(DELIVERED)
+        with machine:
+            work(pair.mx, target)
+        work(pair.mx, target)
+        work(pair.mx, target)
+        left = identifiers[1:] if verb == REMOVE else identifiers
+        assert everywhere(pair.mx) == left
+        assert len(told(target)) == (1 if verb == REMOVE else 0)
+        ledger = pair.mx.context.open_ledger()
+        assert Plans(ledger).open() == []
+        ledger.close()
+        assert os.listdir(f"{pair.mx.root}/in/home/notices") == []
+
+
+def taken(tmp_path: object, verb: str) -> Pair:
+    """The far side has it, was asked, and has given it back: its report has come."""
+    pair, identifiers = make(tmp_path)
+    steps.seal(pair.mx)
+    steps.carry(pair.mx, pair.home)
+    plan(pair.mx, identifiers[:1], verb)
+    work(pair.mx, steps.CountingTarget(DELIVERED))
+    exchange(pair.mx, pair.home)
+    ledger = pair.home.context.open_ledger()
+    Desk(pair.home.context, ledger).run(lambda: False)
+    ledger.close()
+    far = steps.CountingTarget(DELIVERED)
+    steps.replay(pair.home, far)
+    assert [identifier for identifier, _, _ in far.given] == identifiers[1:]
+    exchange(pair.home, pair.mx)
+    return pair
+
+
+@pytest.mark.parametrize("verb", [HOLD, MOVE, REMOVE])
+def test_what_the_far_side_gave_back(tmp_path: object, verb: str) -> None:
+    for stop, machine in every_stop(at_least=10):
+        pair = taken(f"{tmp_path}/{stop}", verb)
+        target = steps.CountingTarget(DELIVERED)
+        with machine:
+            work(pair.mx, target)
+        work(pair.mx, target)
+        work(pair.mx, target)
+        assert len(everywhere(pair.mx)) == (0 if verb == REMOVE else 1)
+        assert len(told(target)) == (1 if verb == REMOVE else 0)
+        steps.carry(pair.mx, pair.home)
+        assert [name for name in pair.mx.outbox() if name.endswith("batch")] == []
+
+
+def test_delays_and_expiry(tmp_path: object) -> None:
+    for stop, machine in every_stop(at_least=20):
+        pair, identifiers = make(f"{tmp_path}/{stop}")
+        target = steps.CountingTarget(DELIVERED)
+        stopped_at = stop % 2  # in the pass that tells of the delay, or in the one that ends them
+        for number, days in enumerate((4, 7)):
+            pair.mx.clock.now_ms += days * DAY_MS
+            if number == stopped_at:
+                with machine:
+                    work(pair.mx, target)
+            work(pair.mx, target)
+        assert everywhere(pair.mx) == []
+        actions = [b"Action: delayed" in content for _, _, content in {g[0]: g for g in target.given}.values()]
+        assert (actions.count(True), actions.count(False)) == (len(identifiers),) * 2
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+@pytest.mark.parametrize(("mode", "action"), [("R", b"Action: failed"), ("N", b"Action: delayed")])
+def test_deadlines(tmp_path: object, mode: str, action: bytes, is_sealed: bool) -> None:
+    for stop, machine in every_stop(at_least=6):
+        pair, identifiers = make(f"{tmp_path}/{stop}")
+        identifiers += pair.mx.accept(*messages(2, seed=3), sender=f"<s@mx.example> BY=60;{mode}")
+        if is_sealed:
+            steps.seal(pair.mx)
+        target = steps.CountingTarget(DELIVERED)
+        pair.mx.clock.now_ms += 60_000
+        with machine:
+            work(pair.mx, target)
+        work(pair.mx, target)
+        work(pair.mx, target)
+        assert len(told(target)) == 2
+        assert all(action in content for _, _, content in target.given)
+        left = identifiers[:2] if mode == "R" else sorted(identifiers)
+        assert everywhere(pair.mx) == (left if mode == "R" or not is_sealed else [])
+        assert list(Deadlines(pair.mx.spool, "home").over(pair.mx.clock.now_ms)) == []
+
+
+def test_what_is_accepted_has_its_mark(tmp_path: object) -> None:
+    for stop, machine in every_stop(at_least=3):
+        pair, others = make(f"{tmp_path}/{stop}")
+        with machine:
+            pair.mx.accept(*messages(2, seed=3), sender="<s@mx.example> BY=60;R")
+        pair.mx.clock.now_ms += 60_000
+        marked = {one.id for one in Deadlines(pair.mx.spool, "home").over(pair.mx.clock.now_ms)}
+        assert set(everywhere(pair.mx)) - set(others) <= marked
+        target = steps.CountingTarget(DELIVERED)
+        work(pair.mx, target)
+        assert everywhere(pair.mx) == others
+
+
+def test_giving_up(tmp_path: object) -> None:
+    for stop, machine in every_stop(at_least=6):
+        pair, identifiers = make(f"{tmp_path}/{stop}")
+        steps.seal(pair.mx)
+        steps.carry(pair.mx, pair.home)
+        target = steps.CountingTarget(DELIVERED)
+        pair.mx.clock.now_ms += 4 * DAY_MS
+        work(pair.mx, target)
+        before = told(target)
+        pair.mx.clock.now_ms += 14 * DAY_MS
+        with machine:
+            work(pair.mx, target)
+        work(pair.mx, target)
+        work(pair.mx, target)
+        assert len(told(target)) == len(before) + len(identifiers) == 2 * len(identifiers)
+        steps.seal(pair.mx)  # the next call begins by removing what is settled
+        assert pair.mx.outbox() == []

@@ -1,0 +1,14 @@
+"""Room on the disk."""
+
+import pytest
+
+from batchmail.core.errors import SpoolError
+from batchmail.store.room import check_room, free_octets
+
+
+def test_room(tmp_path: object) -> None:
+    place = str(tmp_path)
+    assert 0 < free_octets(place) < 1 << 62
+    check_room(place, 0)
+    with pytest.raises(SpoolError, match=r"MiB free below .* less than the reserve"):
+        check_room(place, 1 << 62)
