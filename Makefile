@@ -29,6 +29,8 @@ PLACE = sed 's|/usr/bin/batchmail|$(PREFIX)/bin/batchmail|g; s|/usr/lib/batchmai
 RUNTIME_STAMP = .venv/runtime
 TOOLS_STAMP = .venv/tools
 VENV = PYTHON="$(PYTHON)" sh .ci/venv
+# Asked when the tests begin: an environment of the system's libraries may lack pytest-xdist.
+WORKERS = $(shell .venv/bin/python -c 'import xdist; print("-n auto --maxprocesses 4 --dist loadgroup")' 2>/dev/null)
 
 .PHONY: help demo test lint bench install uninstall clean python
 help:
@@ -45,7 +47,7 @@ demo: $(RUNTIME_STAMP)
 
 test: $(TOOLS_STAMP) lint
 	.venv/bin/python -m tests.servers.packages
-	.venv/bin/python -m pytest $(PYTEST)
+	.venv/bin/python -m pytest $(WORKERS) $(PYTEST)
 
 lint: $(TOOLS_STAMP)
 	.venv/bin/ruff check .
@@ -69,6 +71,7 @@ install: python
 	@install -d '$(BIN)' '$(LIB)' '$(DOC)'
 	@set -e; for file in $(MODULES); do install -D -p -m 644 "$$file" '$(LIB)'/"$$file"; done
 	@'$(PYTHON)' -m compileall -q -f $(if $(DESTDIR),-s '$(DESTDIR)') '$(LIB)/batchmail'
+	@'$(PYTHON)' -IS '$(LIB)/batchmail/cli/bundle.py' '$(LIB)'
 	@set -e; for file in $(PROGRAMS); do target='$(BIN)'/"$${file##*/}"; \
 		sed '1s|^#!.*python3[^ ]*|#!$(PYTHON)|' "$$file" >"$$target"; chmod 755 "$$target"; done
 	@set -e; for name in $(LINKS); do ln -sfn ../../bin/batchmail-pipe '$(LIB)'/"$$name"; done
@@ -94,7 +97,7 @@ endif
 uninstall:
 	@rm -f $(foreach file,$(PROGRAMS),'$(BIN)/$(notdir $(file))')
 	@rm -f $(foreach name,$(LINKS),'$(LIB)/$(name)')
-	@rm -rf '$(LIB)/batchmail'
+	@rm -rf '$(LIB)/batchmail' '$(LIB)'/pipe.*
 	@for page in $(PAGES); do rm -f '$(MAN)'/man"$${page##*.}/$${page##*/}"; done
 	@rm -f $(foreach file,$(UNIT_FILES),'$(UNITS)/$(notdir $(file))')
 	@rm -f $(foreach file,$(wildcard contrib/sysusers.d/*.conf),'$(SYSUSERS)/$(notdir $(file))')
