@@ -7,7 +7,7 @@ urgent one between frames.  Where the far side stands is known from its HELLO.
 import contextlib
 
 from batchmail.core.errors import PeerError, SpoolError
-from batchmail.core.numbered import BATCH, REPORT, Number
+from batchmail.core.numbered import BATCH, REPORT, REQUEST, Number
 from batchmail.flow.ahead import Ahead, Order
 from batchmail.flow.context import Context
 from batchmail.flow.seal import Sealer
@@ -53,8 +53,13 @@ class Outgoing:
         self.files = self.batches = self.transactions = self.text_octets = 0  # that the peer took custody of
 
     def has_nothing(self) -> bool:
-        """Before the peer's HELLO: whether there is nothing at all to send, nor anything that it may have lost."""
-        return not self._sent.files("sealed", "custody") and not self._sealer.has_waiting() and not self.has_lines()
+        """Before the peer's HELLO: whether there is nothing at all to send, nor anything that it may have lost.
+
+        A request that an earlier call left is answered in this one.
+        """
+        if self._received.in_custody(REQUEST) or self._sent.files("sealed", "custody"):
+            return False
+        return not self._sealer.has_waiting() and not self.has_lines()
 
     def has_lines(self) -> bool:
         """Whether there are outcomes, answers or requests that no file carries yet."""
