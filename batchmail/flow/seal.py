@@ -31,8 +31,9 @@ from batchmail.store.waiting import Waiting, WaitingRoom, read_entry
 from batchmail.wire import maillog
 
 _LOOK_AHEAD = 1000  # names looked at, to put small ones first: the first batch of many is soon sealed
-_LOOK_FURTHER = 2500  # where octets count more than that: what compresses well together is not cut apart
+_LOOK_FURTHER = 2500  # where octets count more than that
 _HARD_LEVEL = 17
+_FIRST_OCTETS = 96 << 10  # of text in the first batch of a call: the line soon has work, and the target
 _MAX_REPORT = 2000  # outcomes in one report
 _MAX_WISHES = 500  # requests or answers in one file
 _MAX_WISHES_OCTETS = 512 << 10  # of their payloads; a file of this kind is to have less than 1 MiB
@@ -75,6 +76,7 @@ class Sealer:
         self._requests, self._wishes = Requests(ledger), Wishes(ledger)
         self.on_hold = bool(ledger.fact("on_hold"))  # the peer gets no mail for now
         self._unreadable: set[str] = set()  # in this call; the disk may be better in the next
+        self._sealed_octets = 0  # of text, since nothing waited
 
     def level(self) -> int:
         """Of compression, for the line as it is now."""
@@ -101,14 +103,16 @@ class Sealer:
             items = batchfile.place((one.item for one in loaded), self._context.site.name)
             number = self._write_batch(far_site, items, (self._read(one.text) for one in loaded))
             self._aliases.add((word, one.item.entry.id) for one in loaded for word in one.words)
+            self._sealed_octets += sum(item.entry.text_octets for item in items)
             sealed(number)
             self._room.remove([one.waiting.path for one in loaded])
             return number
+        self._sealed_octets = 0
         return None
 
     def _choose(self, largest_octets: int, room_octets: int) -> list[Waiting]:
         """Most urgent and oldest first, small first within what was looked at; leftovers are removed."""
-        most = min(self._context.peer.batch_octets, manifest.MAX_TEXT_OCTETS - manifest.MAX_BETWEEN_OCTETS, room_octets)
+        most = min(self._most_octets(), manifest.MAX_TEXT_OCTETS - manifest.MAX_BETWEEN_OCTETS, room_octets)
         fresh = sorted(
             (
                 waiting
@@ -125,6 +129,14 @@ class Sealer:
                 break
             chosen.append(waiting)
         return chosen
+
+    def _most_octets(self) -> int:
+        """Of text in the next batch: as much as was in those before, which are sent and replayed while it is sealed.
+
+        Where octets count more than that, what compresses well together is not cut apart.
+        """
+        most = self._context.peer.batch_octets
+        return most if self.level() >= _HARD_LEVEL else min(most, max(_FIRST_OCTETS, self._sealed_octets))
 
     def _look(self, largest_octets: int) -> list[Waiting]:
         """The first that wait, leftovers removed and what is too large held."""

@@ -14,10 +14,10 @@ does not count as time in which the line could not take more.
 
 from collections import deque
 
-START_OCTETS = 96 << 10
+START_OCTETS = 128 << 10  # 10 Mbit/s with a round trip of 100 ms
 FLOOR_OCTETS = 4 << 10
 CEILING_OCTETS = 8 << 20
-_MAX_START_OCTETS = 128 << 10  # what is remembered of a quick line may be of another one
+_MAX_START_OCTETS = START_OCTETS  # what is remembered of a quick line may be of another one
 _OWN_WORK_S = 0.004
 _FRAME_S = 0.25  # a frame is on the line for about this long
 _LARGEST_FRAME_OCTETS = 32 << 10

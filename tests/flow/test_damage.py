@@ -131,8 +131,9 @@ def test_a_damaged_batch_that_the_far_side_has(pair: Pair, monkeypatch: pytest.M
     monkeypatch.setattr(Received, "due_batches", lambda *_: [])
     pair.call()
     monkeypatch.undo()
-    (name,) = pair.mx.outbox()
-    break_file(f"{pair.mx.root}/out/home/outbox/{name}", 0.6)
+    outbox = f"{pair.mx.root}/out/home/outbox"
+    name = max(pair.mx.outbox(), key=lambda name: os.path.getsize(f"{outbox}/{name}"))
+    break_file(f"{outbox}/{name}", 0.6)
     found, *left = look(pair.mx, True)
     assert "intact and sent in a new batch: " in found.repaired
     assert [one.subject for one in left] == [found.subject], "which is missing now, for what was damaged in it"

@@ -152,7 +152,7 @@ def test_within_floor_and_ceiling() -> None:
 
 @pytest.mark.parametrize(("rate", "longest"), [(1_200, 1 << 10), (64_000, 16_000), (1e7, 32 << 10)])
 def test_a_frame_is_on_the_line_for_about_a_quarter_of_a_second(rate: float, longest: int) -> None:
-    run = send(Line(0.5, rate, int(rate * 100)))
+    run = send(Line(0.5, rate, START_OCTETS + int(rate * 100)))
     late = run.frames[len(run.frames) // 2 :]
     assert max(late) <= longest * 1.1
     assert max(run.frames) <= 32 << 10

@@ -54,6 +54,11 @@ class Link:
         self._thread.join()
         self._loop.close()
 
+    @property
+    def is_idle(self) -> bool:
+        """No connection is open at either side."""
+        return not self._current
+
     def cut_after(self, octets: int, direction: Direction = "up") -> None:
         """Reset the connection once it has passed on `octets` more in this direction."""
         self._limit[direction] = (self.octets[direction] + octets, "cut")
