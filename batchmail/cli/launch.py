@@ -24,9 +24,9 @@ def launch(program: str, module: str, *arguments: object) -> int:
 
 def leave(code: int) -> NoReturn:
     """End the program as it is: to take it apart takes longer than many a round trip, and what counts is on disk."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
-        except (OSError, ValueError):  # nobody reads it any more, or it is closed
+        except (OSError, ValueError):  # nobody reads on, or it is closed
             code = code or 75
     os._exit(code)

@@ -53,4 +53,7 @@ def main() -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 75
+    except OSError as error:
+        click.echo(f"batchmail: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
+        return 75
     return code if isinstance(code, int) else 0

@@ -34,6 +34,7 @@ _LOOK_AHEAD = 1000  # names looked at, to put small ones first: the first batch 
 _LOOK_FURTHER = 2500  # where octets count more than that
 _HARD_LEVEL = 17
 _FIRST_OCTETS = 96 << 10  # of text in the first batch of a call: the line soon has work, and the target
+_GROWTH = 3  # the next has so much of what was in those before it
 _MAX_REPORT = 2000  # outcomes in one report
 _MAX_WISHES = 500  # requests or answers in one file
 _MAX_WISHES_OCTETS = 512 << 10  # of their payloads; a file of this kind is to have less than 1 MiB
@@ -131,12 +132,12 @@ class Sealer:
         return chosen
 
     def _most_octets(self) -> int:
-        """Of text in the next batch: as much as was in those before, which are sent and replayed while it is sealed.
+        """Of text in the next batch: it is sealed and sent while those before it are on their way, and replayed.
 
         Where octets count more than that, what compresses well together is not cut apart.
         """
         most = self._context.peer.batch_octets
-        return most if self.level() >= _HARD_LEVEL else min(most, max(_FIRST_OCTETS, self._sealed_octets))
+        return most if self.level() >= _HARD_LEVEL else min(most, max(_FIRST_OCTETS, _GROWTH * self._sealed_octets))
 
     def _look(self, largest_octets: int) -> list[Waiting]:
         """The first that wait, leftovers removed and what is too large held."""

@@ -30,3 +30,29 @@ def test_a_missing_library_is_named_with_its_package(tmp_path, program, name, ar
     assert done.returncode == 78
     assert done.stderr.decode().startswith(f"{program}: python3-{name} is missing: apt install python3-{name}")
     assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "said"), [("/dev/full", 75, "standard output: No space left on device"), ("/dev/null", 0, "")]
+)
+def test_a_standard_output_that_takes_nothing_is_told_of(where, code, said):
+    with open(where, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, os.path.join(BIN, "batchmail"), "--version"],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    assert done.returncode == code
+    assert done.stderr.decode() == (f"batchmail: {said}\n" if said else "")
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2)])
+def test_a_program_may_be_started_without_its_outputs(closed):
+    done = subprocess.run(
+        [sys.executable, os.path.join(BIN, "batchmail"), "--version"],
+        preexec_fn=lambda: [os.close(fd) for fd in closed],
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
