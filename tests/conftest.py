@@ -30,6 +30,7 @@ from tests.servers.sshd import Sshd, login_account
 
 Started = TypeVar("Started")
 _SAID = 4000  # characters
+_OS = dict(vars(os))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,6 +49,24 @@ def pytest_runtest_makereport() -> Generator[None, Any, None]:
             report.sections.append((f"{type(daemon).__name__} in {daemon.directory}", daemon.log()[-_SAID:]))
     elif report.when == "teardown":
         Daemon.started.clear()
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_trace() -> Iterator[None]:
+    """A test that leaves `os` patched, or the process changed, makes another one fail, whichever comes next."""
+    before = _of_process()
+    yield
+    left = [name for name, value in _OS.items() if vars(os).get(name) is not value]
+    for name in left:
+        setattr(os, name, _OS[name])
+    assert not left, f"left patched in os: {left}"
+    assert _of_process() == before, "umask, directory"
+
+
+def _of_process() -> tuple[int, str]:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask, os.getcwd()
 
 
 def unavailable(reason: object) -> NoReturn:

@@ -168,10 +168,9 @@ def test_a_name_that_cannot_be_taken_back_costs_the_others_nothing(spool, monkey
     units = [[_put(spool, "home", 1)], [_put(spool, "away", 2)]]
     directories = Directories()
     put_group([[_put(spool, "home", 8)], [_put(spool, "away", 9)]], directories)  # their buckets are known now
-    with Disk(fail=("fsync", 2)) as disk:  # of home's bucket
-        monkeypatch.setattr(os, "unlink", _read_only)
+    with Disk(fail=("fsync", 2)) as disk, monkeypatch.context() as patch:  # of home's bucket
+        patch.setattr(os, "unlink", _read_only)
         failed, taken = put_group(units, directories)
-    monkeypatch.undo()
     assert disk.failed
     assert isinstance(failed, OSError)
     assert taken == [units[1][0].name[:26]]
