@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from batchmail.cli.selection import Selection, find_whole_peer, pause, selecting
+from batchmail.core.errors import UsageError
 from batchmail.core.names import is_id
+from batchmail.flow.choose import is_far
 from batchmail.flow.context import Context
 from batchmail.store.plans import REQUEUE
 from batchmail.store.received import Received
@@ -28,7 +30,13 @@ def command(config_file: str | None, /, words: tuple[str, ...], **options: Any) 
     selection = Selection(config_file, words, options)
     if words and all(_release_received(selection.contexts, word.upper()) for word in words):
         return 0
-    return selection.carry_out(selection.choose("release", ("held",)), REQUEUE)
+    chosen = selection.choose("release", ("held",))
+    for one in chosen:
+        if is_far(one):
+            raise UsageError(
+                f"{one.id} is not held here: {one.context.peer.name} has it; batchmail requeue asks for it back"
+            )
+    return selection.carry_out(chosen, REQUEUE)
 
 
 def _release_received(contexts: list[Context], identifier: str) -> bool:

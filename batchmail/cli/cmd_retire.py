@@ -7,9 +7,9 @@ from batchmail.cli.config import find_peer
 from batchmail.cli.selection import Selection
 from batchmail.core.errors import UsageError
 from batchmail.flow.context import Context
-from batchmail.flow.overview import look_at
+from batchmail.flow.overview import count_files, look_at
 from batchmail.store.plans import MOVE, REMOVE
-from batchmail.store.setup import retire_peer
+from batchmail.store.setup import is_retired, retire_peer
 
 
 @click.command("retire", short_help="Take a peer out of service.")
@@ -31,7 +31,12 @@ def command(
         raise UsageError("--move or --bounce, not both")
     site, path = start.load(config_file)
     name = find_peer(site, peer, path).name
+    target = find_peer(site, other, path).name if other else ""
     spool = start.set_up(site)
+    if target == name:
+        raise UsageError("it cannot be moved to itself")
+    if target and is_retired(spool.root, target):
+        raise UsageError(f"{target} is retired: batchmail retire --undo {target} takes mail for it again")
     retire_peer(spool, name, retired=not undo)
     start.set_up(site)
     if undo:
@@ -42,17 +47,20 @@ def command(
     selection = Selection(config_file, (), options)
     if bounce:
         return selection.carry_out(selection.choose("bounce"), REMOVE, "", "5.4.4", text)
-    if other:
-        target = selection.find_other(other)
-        if target == name:
-            raise UsageError("it cannot be moved to itself")
+    if target:
         return selection.carry_out(selection.choose(f"move to {target}"), MOVE, target)
     _tell_what_is_left(selection.contexts[0])
     return 0
 
 
 def _tell_what_is_left(context: Context) -> None:
-    state = look_at(context)
+    state, files = look_at(context), count_files(context)
     left = state.waiting + state.held + state.sealed + state.custody + state.replay + state.notices
-    drained = f"still here, transactions and notices: {left}; the next calls and runs see to them"
-    click.echo(drained if left else f"nothing is left: {context.peer.name} can leave the configuration")
+    if left:
+        click.echo(f"still here, transactions and notices: {left}; the next calls and runs see to them")
+    elif files:
+        click.echo(
+            f"still here, files whose end {context.peer.name} does not know: {files}; the next calls see to them"
+        )
+    else:
+        click.echo(f"nothing is left: {context.peer.name} can leave the configuration")

@@ -121,6 +121,8 @@ class Selection:
 
     def carry_out(self, chosen: list[Chosen], verb: str, peer: str = "", status: str = "", text: str = "") -> int:
         """Plan it, do what can be done now, and tell."""
+        if not (text.isascii() and text.isprintable()):  # Diagnostic-Code, RFC 3464 §2.3.6
+            raise UsageError("--text stands in a field of a notice that takes printable ASCII only")
         if not chosen:
             click.echo("There is nothing to do.")
             return 0
@@ -152,7 +154,7 @@ class Selection:
 
 
 def _state(plan: Plan, peer: str) -> str:
-    if plan.done_ms is not None:
+    if plan.result:  # done, or begun
         return plan.result
     if plan.request:
         return f"{peer} has it, or may have: it is asked in the next call, and batchmail show tells what came of it"

@@ -4,6 +4,7 @@ Only looks, and writes plans.  Carrying them out is `flow.plans`.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 from batchmail.core.names import make_id, time_of_id
@@ -57,6 +58,13 @@ def by_id(contexts: Iterable[Context], identifier: str) -> Chosen | None:
         if record.sent is None or record.sent.settled_ms is None:
             return Chosen(context, identifier)
     return None
+
+
+def is_far(one: Chosen) -> bool:
+    """Whether the far side has it, or may have."""
+    with closing(one.context.open_ledger()) as ledger:
+        place = Plans(ledger).place(one.id)
+    return place is not None and place.is_whole and not place.settled
 
 
 def plan(chosen: Iterable[Chosen], verb: str, peer: str, status: str, text: str) -> int:

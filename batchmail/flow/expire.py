@@ -20,7 +20,7 @@ from batchmail.core import dsn
 from batchmail.core.entry import PRIORITIES
 from batchmail.core.errors import BatchmailError, SpoolError
 from batchmail.core.names import time_of_id
-from batchmail.core.outcome import DELAYED, FAILED, Outcome
+from batchmail.core.outcome import DELAYED, FAILED, WITHDRAWN, Outcome
 from batchmail.core.report import Reported
 from batchmail.core.request import WITHDRAW, Request
 from batchmail.flow.context import Context
@@ -33,6 +33,7 @@ from batchmail.store import batchfile
 from batchmail.store.aging import Aged, Aging
 from batchmail.store.boxes import Outbox
 from batchmail.store.ledger import Ledger
+from batchmail.store.plans import REMOVE, Plans
 from batchmail.store.requests import Requests
 from batchmail.store.sent import Sent
 from batchmail.store.shelf import Shelf
@@ -59,6 +60,7 @@ class Expirer:
         self._context, self._ledger = context, ledger
         self._settler, self._planner = settler, planner
         self._sent, self._aging, self._requests = Sent(ledger), Aging(ledger), Requests(ledger)
+        self._plans = Plans(ledger)
         self._shelf = Shelf(context.spool, context.peer.name)
         self._outbox = Outbox(context.spool, context.peer.name)
         self._teller = Teller(context, ledger)
@@ -151,14 +153,21 @@ class Expirer:
         for one in self._aging.unheard(now_ms - peer.give_up_ms, _MOST):
             # Its own ID names the request too: asked once, however often this is done.
             self._requests.ask(Request(WITHDRAW, one.id, {"tx": one.id}), now_ms)
-            when = f"on {dsn.date(one.custody_ms)}" if one.custody_ms is not None else "in part or whole"
-            site = self._teller.peer_site
-            text = f"it was handed over to {site} {when}, which has told nothing since; its fate is unknown"
+            is_removed = self._plans.is_open(one.id, REMOVE)  # its sender is told what was decided, if anything
             rows = [
-                Reported(one.id, Outcome(n, FAILED, 0, _EXPIRED, text.encode(), b"", now_ms), False)
-                for n in self._sent.open_recipients(one.id)
+                Reported(one.id, self._unknown(one, n, last, WITHDRAWN if is_removed else FAILED), False)
+                for n, last in self._sent.open_outcomes(one.id, one.recipients).items()
             ]
-            self._settler.take(rows, one.id, is_fate_unknown=True)
+            self._settler.take(rows, one.id, is_fate_unknown=not is_removed)
+
+    def _unknown(self, one: Aged, recipient: int, last: Outcome | None, action: str) -> Outcome:
+        when = f"on {dsn.date(one.custody_ms)}" if one.custody_ms is not None else "in part or whole"
+        told = "has told nothing since"
+        if last is not None:
+            said = " ".join(dsn.reply_lines(last, utf8=False)[:1])
+            told = f"has told nothing since {dsn.date(last.time_ms)}, when it was delayed: {said}"
+        text = f"it was handed over to {self._teller.peer_site} {when}, which {told}; its fate is unknown"
+        return Outcome(recipient, action, 0, _EXPIRED, text.encode(), b"", self._context.now_ms())
 
     # -- late ------------------------------------------------------------------------------------------------------
 
@@ -180,6 +189,8 @@ class Expirer:
         """What arrived before a time; what was looked through to its end is not looked at again."""
         fact = f"told_until.{priority}"
         told_ms = int(self._ledger.fact(fact) or 0)
+        if told_ms > self._context.now_ms():  # by a clock that ran ahead
+            told_ms = 0
         late: list[Waiting] = []
         found = self._shelf.aged(priority, told_ms - _AGAIN_MS, until_ms)
         while len(late) < _MOST and (some := list(islice(found, _AT_ONCE))):
@@ -209,7 +220,7 @@ class Expirer:
         with suppress(FileNotFoundError):  # it went with a call just now
             entry, read = read_entry(waiting)
             with Transaction(read(), self._context.spool.tmp) as original:
-                outcomes = [self._not_connected(n) for n in range(entry.recipients)]
+                outcomes = [self._not_connected(n) for n in self._sent.open_outcomes(entry.id, entry.recipients)]
                 noticed = self._teller.tell(
                     entry,
                     original,

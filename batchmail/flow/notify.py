@@ -7,6 +7,7 @@ ledger after it: a crash in between leaves a stray that `flow.settle` sweeps.
 from collections.abc import Sequence
 
 from batchmail.core import dsn, notice
+from batchmail.core.deliverby import deliver_by
 from batchmail.core.entry import Entry
 from batchmail.core.envelope import Client
 from batchmail.core.outcome import Outcome
@@ -49,6 +50,9 @@ class Teller:
         told = tuple(outcome for outcome in outcomes if dsn.owed(original.envelope, outcome, entry.arrival_ms))
         if not told:
             return {}
+        by = deliver_by(original.envelope)
+        if retry_until_ms is not None and by and by.must_return:
+            retry_until_ms = min(retry_until_ms, by.deadline_ms(entry.arrival_ms))
         context, identifier = self._context, self._context.new_id()
         me = context.site.name
         had_from = entry.client if site == me else Client(helo=me.encode())

@@ -116,7 +116,9 @@ class Overdue:
     def _tell_waiting(self, marked: Marked, waiting: Waiting) -> bool:
         entry, read = read_entry(waiting)
         with Transaction(read(), self._context.spool.tmp) as original:
-            self._write(marked, entry, original, dict.fromkeys(range(entry.recipients), self._teller.why_it_waits))
+            left = self._sent.open_outcomes(entry.id, entry.recipients)
+            why = self._teller.why_it_waits if waiting.urgency else f"it is held back at {self._context.site.name}"
+            self._write(marked, entry, original, dict.fromkeys(left, why))
         return True
 
     def _tell_sealed(self, marked: Marked, place: Place) -> bool:

@@ -184,6 +184,12 @@ def look_at(context: Context, looker: Looker = look) -> PeerState:
     return state._replace(troubles=(*troubles, *_troubles(context, state)))
 
 
+def count_files(context: Context) -> int:
+    """Numbered files, ours and the peer's, that somebody still waits for an answer about."""
+    boxes = Outbox(context.spool, context.peer.name), Inbox(context.spool, context.peer.name)
+    return sum(len(box.numbers()) for box in boxes)
+
+
 def _with_ledger(state: PeerState, known: Look) -> PeerState:
     nothing = Open(0, None)
 

@@ -151,6 +151,8 @@ class Planner:
             if not waiting.urgency:
                 self._shelf.release(waiting)
             self._done(plan, "it waits")
+        elif plan.verb == MOVE and self._is_served_in_part(waiting):
+            self._done(plan, "not moved: some recipients have had it, which only this peer's ledger knows")
         elif plan.verb == MOVE:
             keep_told(self._context, self._ledger, plan.tx, plan.tx, plan.peer)
             self._mark_for(plan)
@@ -159,6 +161,10 @@ class Planner:
         elif plan.verb == REMOVE:
             told = self.end(waiting, plan.status, plan.text)
             self._done(plan, "removed; its sender is told" if told else "removed")
+
+    def _is_served_in_part(self, waiting: Waiting) -> bool:
+        recipients = read_entry(waiting)[0].recipients
+        return len(self._sent.open_outcomes(waiting.id, recipients)) < recipients
 
     def _mark_for(self, plan: Plan) -> None:
         deadline = Deadlines(self._context.spool, self._context.peer.name).find(plan.tx)

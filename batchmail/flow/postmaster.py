@@ -30,7 +30,7 @@ class Postmaster:
     def run(self, _stopped: Callable[[], bool]) -> None:
         """Write a summary when one is due.  A crash before its row is committed leaves a stray file, no more."""
         context, now_ms = self._context, self._context.now_ms()
-        if now_ms < int(self._ledger.fact(_FACT) or 0) + DAY_MS:
+        if 0 <= now_ms - int(self._ledger.fact(_FACT) or 0) < DAY_MS:
             return
         rows = [Undelivered(*row) for row in self._owed.undelivered(_MOST)]
         if not rows:

@@ -58,6 +58,7 @@ class Returned:
         new_id = plan.new_id
         if WITHDRAWN in self._sent.actions(entry.id):  # others of it came in an earlier report, and have that ID
             new_id = next_id(plan.new_id, numbers[0] + 1)
+        self._plans.anew(entry.id, new_id)
         keep_told(self._context, self._ledger, entry.id, new_id, peer)
         Deadlines(self._context.spool, peer).mark(new_id, deadline_of(envelope, entry.arrival_ms))
         with Draft(self._context.spool.tmp) as draft:

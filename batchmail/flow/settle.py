@@ -219,7 +219,7 @@ class Settler:
         now_ms = self._context.now_ms()
         try:
             letter = Transaction(self._notices.read(owed.id), self._context.spool.tmp)
-        except (SpoolError, FileNotFoundError) as error:
+        except (SpoolError, OSError) as error:  # one that the disk cannot read holds up no other
             maillog.trouble(self._context.peer.name, f"notice {owed.id} for {owed.tx} cannot be read: {error}")
             if now_ms - owed.made_ms < self._context.peer.lifetime_ms:  # it may be mended
                 self._owed.postpone(owed.id, next_attempt_ms(now_ms, owed.attempts))

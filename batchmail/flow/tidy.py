@@ -33,4 +33,6 @@ def _prune(context: Context, ledger: Ledger) -> None:
     for table in (Sent(ledger), Received(ledger), Requests(ledger), Wishes(ledger), Plans(ledger)):
         table.prune(now_ms - remember_ms)
     Aliases(ledger).prune()
+    longest_ms = context.peer.lifetime_ms + context.peer.give_up_ms  # one that is still on its way is told once
+    Sent(ledger).forget_told(now_ms - max(remember_ms, longest_ms))
     ledger.set_fact("pruned_ms", str(now_ms))

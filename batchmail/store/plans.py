@@ -49,11 +49,23 @@ class Plans:
         self._db = ledger.database
 
     def make(self, plans: Iterable[Plan]) -> None:
-        """Durable when this returns.  A newer plan takes the place of an older one."""
+        """Durable when this returns.  A newer plan takes the place of an older one, unless that has begun `anew`."""
         with self._ledger.transaction():
             self._db.executemany(
-                f"INSERT OR REPLACE INTO plan ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
+                f"INSERT OR REPLACE INTO plan ({_COLUMNS}) SELECT ?1,?2,?3,?4,?5,?6,?7,?8,?9,?10"  # noqa: S608
+                " WHERE NOT EXISTS (SELECT 1 FROM plan WHERE tx = ?1 AND done_ms IS NULL AND result <> '')",
                 plans,
+            )
+
+    def anew(self, identifier: str, new_id: str) -> None:
+        """Its transaction is about to be written anew: from here on no other plan takes its place.
+
+        A crash before the file is there: it is written when the plan is followed again.
+        """
+        with self._ledger.transaction():
+            self._db.execute(
+                "UPDATE plan SET result = ? WHERE tx = ? AND done_ms IS NULL AND result = ''",
+                (f"it is coming back as {new_id}", identifier),
             )
 
     def open(self) -> list[Plan]:
@@ -64,6 +76,11 @@ class Plans:
     def find(self, identifier: str) -> Plan | None:
         rows = self._ledger.rows(f"SELECT {_COLUMNS} FROM plan WHERE tx = ?", identifier)  # noqa: S608
         return Plan(*rows[0]) if rows else None
+
+    def is_open(self, identifier: str, verb: str) -> bool:
+        """Whether this is what is to be done with it, and is not done yet."""
+        query = "SELECT 1 FROM plan WHERE tx = ? AND verb = ? AND done_ms IS NULL"
+        return bool(self._ledger.rows(query, identifier, verb))
 
     def done(self, identifier: str, now_ms: int, result: str) -> None:
         with self._ledger.transaction():
@@ -96,6 +113,6 @@ class Plans:
         return Place(Number(stream, seq, "batch"), state, is_whole, settled_ms is not None)
 
     def prune(self, before_ms: int) -> None:
+        """Forget what was done before a time."""
         with self._ledger.transaction():
             self._db.execute("DELETE FROM plan WHERE done_ms < ?", (before_ms,))
-            self._db.execute("DELETE FROM told WHERE time_ms < ?", (before_ms,))

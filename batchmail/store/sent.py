@@ -311,6 +311,15 @@ class Sent:
             self._db.execute("INSERT OR IGNORE INTO told VALUES (?, ?)", (identifier, now_ms))
             owe(self._ledger, notices, now_ms)
 
+    def forget_told(self, before_ms: int) -> None:
+        """Whose sender was told of a delay before a time; and look anew at all that waits, once.
+
+        What was released, or came from another peer, lies where it was looked for before.
+        """
+        with self._ledger.transaction():
+            self._db.execute("DELETE FROM told WHERE time_ms < ?", (before_ms,))
+            self._db.execute("DELETE FROM fact WHERE name GLOB 'told_until.*'")
+
     def prune(self, before_ms: int) -> None:
         """Forget what was settled before a time."""
         with self._ledger.transaction():

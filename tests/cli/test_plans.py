@@ -317,3 +317,26 @@ def test_trace_tells_what_was_planned_and_why(mx):
     first, _ = ids(mx)
     mx.run("bounce", first, "--text", "the boat sank")
     assert any(line.split("planned")[-1].strip() == "remove: the boat sank" for line in mx.lines("trace", first))
+
+
+def test_release_is_for_what_is_held_here(away):
+    mx, _ = away
+    (identifier,) = ids(mx)[:1]
+    done = mx.run("release", identifier)
+    assert done.returncode == 64
+    assert f"{identifier} is not held here: home has it; batchmail requeue asks for it back" in done.stderr.decode()
+
+
+def test_a_text_that_no_field_can_hold(mx):
+    for text in ("Z\u00fcrich", "a\nb", "Z\udcfcrich"):
+        done = mx.run("bounce", ids(mx)[0], "--text", text)
+        assert done.returncode == 64
+        assert b"printable ASCII" in done.stderr
+    assert states(mx) == ["waiting"] * 2
+
+
+def test_retire_looks_before_it_retires(mx):
+    assert mx.run("retire", "home", "--move", "nosuch").returncode == 78
+    assert mx.run("retire", "home", "--move", "home").returncode == 64
+    assert "retired" not in " ".join(mx.lines("status"))
+    mx.pipe(TWO)

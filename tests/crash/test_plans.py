@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from batchmail.core.outcome import DELIVERED
+from batchmail.core.outcome import DELIVERED, WITHDRAWN, Outcome
+from batchmail.core.report import Reported
 from batchmail.core.schedule import Span
 from batchmail.core.settings import DAY_MS
 from batchmail.flow.expire import Expirer
@@ -15,12 +16,21 @@ from batchmail.flow.seal import Sealer
 from batchmail.flow.settle import Settler
 from batchmail.store.deadlines import Deadlines
 from batchmail.store.plans import HOLD, MOVE, REMOVE, REQUEUE, Plan, Plans
+from batchmail.store.sent import Sent
 from batchmail.store.setup import set_up
 from batchmail.store.spool import Door
 from batchmail.store.waiting import WaitingRoom
 from tests.crash import test_steps as steps
 from tests.crash.stops import every_stop
 from tests.sites import NOW_MS, Mailbox, Pair, make_pair, messages
+
+
+class Stop(BaseException):
+    """The machine stops."""
+
+
+def stop(*_: object) -> None:
+    raise Stop
 
 
 def make(tmp_path: object) -> tuple[Pair, list[str]]:
@@ -197,3 +207,58 @@ def test_giving_up(tmp_path: object) -> None:
         assert len(told(target)) == len(before) + len(identifiers) == 2 * len(identifiers)
         steps.seal(pair.mx)  # the next call begins by removing what is settled
         assert pair.mx.outbox() == []
+
+
+@pytest.mark.parametrize("verb", [HOLD, MOVE, REMOVE])
+def test_what_is_coming_back_is_not_decided_anew(tmp_path, monkeypatch, verb):
+    """Stopped between the copy and the outcomes; then a person changes his mind, which is too late."""
+    pair, (identifier, _) = make(tmp_path)
+    steps.seal(pair.mx)
+    steps.carry(pair.mx, pair.home)
+    plan(pair.mx, [identifier], REQUEUE)
+    rows = [Reported(identifier, Outcome(0, WITHDRAWN, 0, "5.0.0", b"withdrawn", b"", NOW_MS), False)]
+    target = steps.CountingTarget()
+
+    def take():
+        ledger = pair.mx.context.open_ledger()
+        try:
+            Settler(pair.mx.context, ledger, target).take(rows, "a report")
+        finally:
+            ledger.close()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sent, "settle", stop)
+        with pytest.raises(Stop):
+            take()
+    plan(pair.mx, [identifier], verb)
+    take()
+    places = [f"{pair.mx.root}/out/{peer}/{place}" for peer in ("home", "other") for place in ("waiting", "held")]
+    copies = [name for place in places for _, _, names in os.walk(place) for name in names]
+    assert len(copies) == 1
+    assert copies[0].startswith(identifier[:10])
+    work(pair.mx, target)
+    assert target.given == []
+    ledger = pair.mx.context.open_ledger()
+    assert [plan.verb for plan in Plans(ledger).open()] == []
+    ledger.close()
+
+
+def test_what_some_have_had_is_not_moved(tmp_path):
+    pair, _ = make(tmp_path)
+    (identifier,) = pair.mx.accept(*messages(1), rcpts=("<r@home.example>", "<q@home.example>"))
+    steps.seal(pair.mx)
+    ledger = pair.mx.context.open_ledger()
+    for file in Sent(ledger).files("sealed"):
+        Sent(ledger).whole(file.number, NOW_MS)
+    outcome = Outcome(0, DELIVERED, 250, "2.0.0", b"ok", b"mta.example", NOW_MS)
+    Settler(pair.mx.context, ledger, steps.CountingTarget()).take([Reported(identifier, outcome, False)], "a report")
+    ledger.close()
+    steps.reseal(pair.mx, {identifier})
+    assert pair.mx.held() == [identifier]
+    plan(pair.mx, [identifier], MOVE)
+    work(pair.mx, steps.CountingTarget())
+    assert pair.mx.held() == [identifier]
+    ledger = pair.mx.context.open_ledger()
+    found = Plans(ledger).find(identifier)
+    ledger.close()
+    assert found and found.result.startswith("not moved: some recipients have had it")
