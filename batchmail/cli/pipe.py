@@ -24,8 +24,8 @@ _DRAIN_LIMIT_S = 60
 _SIGNALS = {getattr(signal, name): name for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGALRM")}
 
 
-def main(argv: list[str], environment: Mapping[bytes, bytes]) -> int:
-    """Accept what is on standard input; the exit code."""
+def main(argv: list[str], environment: Mapping[bytes, bytes], parent: int) -> int:
+    """Accept what is on standard input; the exit code.  `parent` is whose child this process was on its first line."""
     request: Request | None = None
     try:
         for number in _SIGNALS:
@@ -34,7 +34,7 @@ def main(argv: list[str], environment: Mapping[bytes, bytes]) -> int:
         os.umask(0o077)
         doorlog.open_log("accept")
         request = parse(os.path.basename(argv[0]), argv[1:], environment)
-        _accept(request)
+        _accept(request, parent)
     except Permanent as error:
         _drain()
         return _refuse(error.exit_code, error.status, str(error), request)
@@ -48,8 +48,7 @@ def main(argv: list[str], environment: Mapping[bytes, bytes]) -> int:
     return 0
 
 
-def _accept(request: Request) -> None:
-    parent = os.getppid()
+def _accept(request: Request, parent: int) -> None:
     become_owner(request.spool, with_groups=False)
     spool = Spool(request.spool)
     door = find_door(spool.root, request.to)
@@ -62,8 +61,7 @@ def _accept(request: Request) -> None:
             from batchmail.flow.accept_batch import read_batch  # seldom: most MTAs give a message at a time
 
             read_batch(_read, intake)
-        if os.getppid() != parent:
-            raise Temporary("the program that started this one is gone: its message may be cut short, and nobody waits")
+        _check_writer(parent, request.message is not None)
         _ignore_signals()  # an answer in between would be neither yes nor no
         accepted = intake.commit()
     finally:
@@ -73,6 +71,22 @@ def _accept(request: Request) -> None:
         _log(door.peer, request.origin, accepted)
     except Exception:  # noqa: BLE001, S110
         pass  # the answer is yes, whatever becomes of the log
+
+
+def _check_writer(parent: int, is_message: bool) -> None:
+    """Raise Temporary when the end of the input may be the end of its writer, whose message is then cut short.
+
+    Whose parent was process 1 already may have lost its own while Python started.  BSMTP says where it ends; a single
+    message does not, so it is refused unless this process is of process 1's group: there a shell puts the programs
+    that it starts as process 1 of a container, and there no MTA leaves what it pipes to.  A crash costs nothing here.
+    """
+    if os.getppid() != parent:
+        raise Temporary("the program that started this one is gone: its message may be cut short, and nobody waits")
+    if is_message and parent == 1 and os.getpgrp() != os.getpgid(1):
+        raise Temporary(
+            "the program that started this one was gone from the start, so its message may be cut short;"
+            " if that was process 1 itself, give it by a shell in between"
+        )
 
 
 def _read(limit: int) -> bytes:

@@ -6,11 +6,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 
+from batchmail.cli import pipe
+from batchmail.cli.pipe_args import Request
 from batchmail.core.envelope import Parameter
+from batchmail.core.errors import Temporary
+from batchmail.flow.accept import Message, Origin
 from batchmail.store.setup import sweep
 from tests.servers.host import wait_until
 from tests.spools import drafts, make_spool, read_waiting
@@ -400,6 +404,42 @@ def test_a_writer_that_died(spool, tmp_path):
     wait_until(lambda: line.read_text().endswith("\n"), "the refusal")
     assert line.read_text().startswith("4.3.0 batchmail-pipe: the program that started this one is gone")
     assert read_waiting(spool) == []
+    assert drafts(spool) == []
+
+
+def test_a_writer_that_died_while_the_program_was_loading(copy, spool, tmp_path):
+    """Whose child it was is asked on the first line, before anything is imported."""
+    (copy / "lib/batchmail/batchmail/__init__.py").write_text(
+        "import os, time\nparent = os.getppid()\nos.write(1, b'!')\nwhile os.getppid() == parent: time.sleep(0.001)\n"
+    )
+    script = (
+        "import subprocess, sys\n"
+        "out, err = subprocess.PIPE, open(sys.argv[1], 'w')\n"
+        "subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=out, stderr=err).stdout.read(1)\n"
+    )
+    line = tmp_path / "line"
+    words = _command("batchmail-pipe", "-t", "home", "-f", "a@b", "c@d", program=f"{copy}/bin/x")
+    command = [sys.executable, "-c", script, str(line), *words]
+    subprocess.run(command, env={"BATCHMAIL_SPOOL": spool.root}, check=True, timeout=60)
+    wait_until(lambda: line.read_text().endswith("\n"), "the refusal")
+    assert line.read_text().startswith("4.3.0 batchmail-pipe: the program that started this one is gone")
+    assert read_waiting(spool) == []
+
+
+@pytest.mark.parametrize(("group", "is_taken"), [(1, True), (4711, False)], ids=["a shell's as process 1", "orphan"])
+def test_a_writer_that_died_before_the_first_line(spool, monkeypatch, group, is_taken):
+    """Then the parent is process 1 from the first line to the last."""
+    monkeypatch.setattr(pipe, "_ignore_signals", lambda: None)
+    for name, found in (("getppid", 1), ("getpgrp", group)):
+        monkeypatch.setattr(os, name, lambda found=found: found)
+    monkeypatch.setattr(os, "getpgid", lambda _: 1)
+    for text, message in ((b"x\n", Message(b"a@b", (b"c@d",))), (EXIM, None)):
+        pieces = [b"", text]
+        monkeypatch.setattr(pipe, "_read", lambda _, pieces=pieces: pieces.pop())
+        refused = not is_taken and message
+        with pytest.raises(Temporary, match="gone from the start") if refused else nullcontext():
+            pipe._accept(Request("home", spool.root, Origin(), message), 1)
+    assert len(read_waiting(spool)) == 1 + is_taken
     assert drafts(spool) == []
 
 
