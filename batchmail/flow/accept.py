@@ -85,6 +85,7 @@ class Intake:
             draft.sync()  # closes it: there may be many; the only one is synced with its name
         body = self._body
         body.end()
+        check_room(self._spool.root, self._door.reserve_octets, body.size_octets)  # for the copy below its envelope
         beside = self._origin.beside
         envelope = imply(beside.complete(self._envelope) if beside else self._envelope, body.ascii)
         priority = priority_of(envelope, self._origin.priority)

@@ -8,7 +8,7 @@ answer comes back by `committed`.  Not here: sockets (`wire.serve`).
 
 import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from batchmail.core.deliverby import parse as parse_by
@@ -227,6 +227,7 @@ class DoorSession:
         numbers: dict[Door, list[int]] = {}
         for number, door in enumerate(self._routes):
             numbers.setdefault(door, []).append(number)
+        self._check_room(self._body.size_octets, numbers)
         for door, found in numbers.items():
             self._parts.append(self._part(self._start, self._body, door, found, now_ms))
         too_large = [part for part in self._parts if part.put is None]
@@ -237,6 +238,12 @@ class DoorSession:
             self._discard()
             return
         self._submit([part.put for part in self._parts if part.put])
+
+    def _check_room(self, size_octets: int, doors: Collection[Door]) -> None:
+        """Raise SpoolError unless there is room for a copy for each peer that gets one."""
+        copies = sum(size_octets <= door.max_message_octets for door in doors)
+        reserve_octets = max(door.reserve_octets for door in doors)
+        check_room(self._desk.spool.root, reserve_octets, copies * size_octets)
 
     def _part(self, start: Start, body: Body, door: Door, numbers: list[int], now_ms: int) -> Part:
         envelope = start.envelope

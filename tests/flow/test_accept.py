@@ -3,6 +3,7 @@
 import io
 import os
 import random
+from contextlib import nullcontext
 
 import pytest
 
@@ -352,6 +353,16 @@ def test_room(spool):
         with pytest.raises(SpoolError, match="less than the reserve"):
             _accept(spool, read, ONE, reserve_octets=1)
     assert read_waiting(spool) == []
+
+
+@pytest.mark.parametrize(("free", "is_taken"), [(9_602, True), (9_601, False)])
+def test_room_for_the_copy_below_the_envelope(spool, free, is_taken, monkeypatch):
+    """The content is in memory, or on the disk once already, when its length is known."""
+    monkeypatch.setattr("batchmail.store.room.free_octets", lambda _: free)
+    with nullcontext() if is_taken else pytest.raises(SpoolError, match="less than the reserve"):
+        _accept(spool, b"x" * 9_000 + b"\n", ONE, reserve_octets=600)
+    assert len(read_waiting(spool)) == is_taken
+    assert drafts(spool) == []
 
 
 def _random_envelope(rng):

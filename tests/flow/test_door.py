@@ -182,6 +182,18 @@ def test_no_room(tmp_path: object) -> None:
     assert said.startswith(b"452 4.3.1 ")
 
 
+@pytest.mark.parametrize(("free", "code"), [(2 * 9_002 + 600, b"250"), (2 * 9_002 + 599, b"452 4.3.1 ")])
+def test_room_for_a_copy_for_each_peer(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch, free: int, code: bytes
+) -> None:
+    visit = Visit(tmp_path, reserve=600)
+    monkeypatch.setattr("batchmail.store.room.free_octets", lambda _: free)
+    visit.say(HELLO + b"MAIL FROM:<s@x.example>\r\n" + BOTH + b"DATA\r\n")
+    said = visit.say(b"x" * 9_000 + b"\r\n.\r\n") or visit.commit()
+    assert said[0].startswith(code)
+    assert os.listdir(visit.spool.tmp) == []
+
+
 def test_ids_are_of_the_time(tmp_path: object) -> None:
     visit = Visit(tmp_path, "home")
     visit.say(HELLO + b"MAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nDATA\r\n")
