@@ -172,6 +172,10 @@ class DoorSession:
             doorlog.refused(self._peer, "", door.status, door.text)
             self._machine.refuse(door)
             return
+        if self._is_of_another_size(event, door):
+            text = f"another transaction, please: {door.peer} takes other sizes, and MAIL said no SIZE"
+            self._machine.refuse(Answer(452, "4.5.3", text))
+            return
         octets = _RECIPIENT_OCTETS + 2 * len(format_rcpt(event.recipient))
         if len(self._peers | {door.peer}) > _MAX_PEERS or not self._desk.recipients.take(octets):
             # RFC 5321 §4.5.3.1.10: the client sends the rest anew
@@ -181,6 +185,12 @@ class DoorSession:
         self._peers.add(door.peer)
         self._routes.append(door)
         self._machine.accept()
+
+    def _is_of_another_size(self, event: Rcpt, door: Door) -> bool:
+        """Whether one peer's limit could refuse the message for the others: SMTP has one answer behind the dot."""
+        if self._machine.is_lmtp or find(event.parameters, b"SIZE"):
+            return False
+        return any(door.max_message_octets != other.max_message_octets for other in self._routes[:1])
 
     def _route(self, event: Rcpt) -> Door | Answer:
         address = event.recipient.address

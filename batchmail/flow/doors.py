@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from batchmail.core.envelope import domain_of
-from batchmail.core.errors import SpoolError, UnknownPeer
+from batchmail.core.errors import SpoolError
 from batchmail.store.offers import read_offers
 from batchmail.store.recipients import Listing, listed_path
 from batchmail.store.spool import Door, Spool, find_domain_door, find_peer_door
@@ -26,7 +26,7 @@ class Doors:
     def __init__(self, spool: Spool):
         self._root = spool.root
         self._stamp_ns = 0
-        self._found: dict[tuple[Callable[[str, str], Door], str], Door | None] = {}
+        self._found: dict[tuple[Callable[[str, str], Door | None], str], Door | None] = {}
         self._all: list[Door] | None = None
         self._offers: dict[str, tuple[float, frozenset[str]]] = {}
         self._sound: dict[str, tuple[int, int, int]] = {}  # lists of recipients that were read once
@@ -45,7 +45,7 @@ class Doors:
         self._forget_changed()
         if self._all is None:
             names = (name[5:] for name in os.listdir(f"{self._root}/doors") if name.startswith("peer."))
-            self._all = [door for name in names if (door := self._read(find_peer_door, name))]
+            self._all = [door for name in names if (door := find_peer_door(self._root, name))]
         return self._all
 
     def refused_since(self, door: Door, address: bytes) -> str:
@@ -80,20 +80,14 @@ class Doors:
             self._offers[door.peer] = (now_s, offers)
         return keyword in offers
 
-    def _find(self, find: Callable[[str, str], Door], name: str) -> Door | None:
+    def _find(self, find: Callable[[str, str], Door | None], name: str) -> Door | None:
         self._forget_changed()
         key = (find, name)
         if key not in self._found:
             if len(self._found) >= _MAX_REMEMBERED:
                 self._found.clear()
-            self._found[key] = self._read(find, name)
+            self._found[key] = find(self._root, name)
         return self._found[key]
-
-    def _read(self, find: Callable[[str, str], Door], name: str) -> Door | None:
-        try:
-            return find(self._root, name)
-        except UnknownPeer:
-            return None
 
     def _forget_changed(self) -> None:
         stamp_ns = os.stat(f"{self._root}/doors").st_mtime_ns

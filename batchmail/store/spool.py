@@ -120,7 +120,9 @@ def user_name(uid: int) -> str:
 def find_door(root: str, name: str) -> Door:
     """The door for a peer's name or a domain.  Raises UnknownPeer naming the known ones, or one that is retired."""
     wanted = name.lower().rstrip(".")
-    door = _find_door(root, name, [f"peer.{wanted}"] if is_domain(wanted) else [], _candidates(wanted))
+    door = find_peer_door(root, wanted) or find_domain_door(root, wanted)
+    if door is None:
+        raise UnknownPeer(_unknown(root, name))
     if door.is_retired:
         raise UnknownPeer(
             f"peer {door.peer} is retired: no mail is taken for it until batchmail retire --undo {door.peer}"
@@ -128,28 +130,30 @@ def find_door(root: str, name: str) -> Door:
     return door
 
 
-def find_domain_door(root: str, domain: str) -> Door:
-    """The door for a domain alone, a retired one too: a peer's name does not count as one.  Raises UnknownPeer."""
-    return _find_door(root, domain, [], _candidates(domain.lower().rstrip(".")))
+def find_domain_door(root: str, domain: str) -> Door | None:
+    """The door for a domain alone, a retired one too: a peer's name does not count as one.  None: nobody's."""
+    return _find_door(root, _candidates(domain.lower().rstrip(".")))
 
 
-def find_peer_door(root: str, peer: str) -> Door:
-    """The door of a peer, a retired one too.  Raises UnknownPeer."""
-    return _find_door(root, peer, [f"peer.{peer}"] if is_domain(peer) else [], [])
+def find_peer_door(root: str, peer: str) -> Door | None:
+    """The door of a peer, a retired one too."""
+    return _find_door(root, [f"peer.{peer}"] if is_domain(peer) else [])
 
 
-def _find_door(root: str, name: str, first: list[str], then: list[str]) -> Door:
-    for candidate in (*first, *then):
+def _find_door(root: str, candidates: list[str]) -> Door | None:
+    for candidate in candidates:
         try:
             return _parse_door(_read(f"{root}/doors/{candidate}", 2000).decode("ascii", "replace"), candidate)
         except FileNotFoundError:
             continue
+    return None
+
+
+def _unknown(root: str, name: str) -> str:
     known = sorted(name[5:] for name in os.listdir(f"{root}/doors") if name.startswith("peer."))
     listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     shown = name if name.isprintable() else ascii(name)
-    raise UnknownPeer(
-        f"no peer {shown}; known: {listed or 'none'}; after editing the configuration run batchmail setup"
-    )
+    return f"no peer {shown}; known: {listed or 'none'}; after editing the configuration run batchmail setup"
 
 
 def _read(path: str, octets: int) -> bytes:

@@ -182,6 +182,45 @@ def test_no_room(tmp_path: object) -> None:
     assert said.startswith(b"452 4.3.1 ")
 
 
+@pytest.mark.parametrize("domain", [b"nobody.example", b"[192.0.2.1]", "bücher.nobody".encode()])
+def test_a_domain_that_no_peer_has_costs_no_listing(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch, domain: bytes
+) -> None:
+    """Whoever offers mail for it, and how often, with ten thousand peers."""
+    visit = Visit(tmp_path)
+    listed: list[object] = []
+    visit.say(HELLO + b"MAIL FROM:<s@x.example> SMTPUTF8\r\n")
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or [])
+    assert visit.say(b"RCPT TO:<a@%b>\r\n" % domain)[0].startswith(b"550 5.1.2 ")
+    assert listed == []
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "second"),
+    [
+        (HELLO, b"", b"452 4.5.3 "),
+        (HELLO, b" SIZE=3002", b"552 5.3.4 "),
+        (HELLO, b" SIZE=9", b"250"),
+        (b"LHLO me\r\n", b"", b"250"),
+    ],
+)
+def test_peers_with_other_limits_get_a_transaction_each(
+    tmp_path: object, start: bytes, size: bytes, second: bytes
+) -> None:
+    """SMTP has one answer behind the dot: without a SIZE one peer's limit would refuse the mail of all."""
+    visit = Visit(tmp_path)
+    home = Door("home", "mx.example", 1 << 20, 0, "normalize")
+    small = home._replace(peer="away", max_message_octets=2000)
+    set_up(visit.spool.root, [(home, ["home.example"]), (small, ["away.example"])])
+    visit.again()
+    first, other = visit.say(start + b"MAIL FROM:<s@x.example>%b\r\n" % size + BOTH)[-2:]
+    assert first.startswith(b"250")
+    assert other.startswith(second)
+    visit.say(b"DATA\r\n" + b"x" * 8 + b"\r\n.\r\n")
+    visit.commit()
+    assert visit.waiting("home")
+
+
 @pytest.mark.parametrize(("free", "code"), [(2 * 9_002 + 600, b"250"), (2 * 9_002 + 599, b"452 4.3.1 ")])
 def test_room_for_a_copy_for_each_peer(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch, free: int, code: bytes
@@ -276,7 +315,7 @@ def test_doors_are_read_when_they_change_and_not_for_each_connection(
     os.utime(f"{visit.spool.root}/doors", (0, 0))  # nothing has changed for long
     read: list[str] = []
 
-    def find(root: str, name: str) -> Door:
+    def find(root: str, name: str) -> Door | None:
         read.append(name)
         return find_peer_door(root, name)
 
