@@ -34,7 +34,7 @@ class ProgressLine:
     """Shows a call, then its replay; silent when standard error is no terminal.  Two threads may tell it things."""
 
     def __init__(self, peer: str):
-        self._shown = sys.stderr.isatty()
+        self._shown = sys.stderr is not None and sys.stderr.isatty()
         self._lock = threading.Lock()
         self._next_s = 0.0
         self._call = f"{peer}: "
@@ -83,12 +83,18 @@ class ProgressLine:
                 return
             self._next_s = now_s + _EVERY_S
             line = (self._call + self._replay)[:79]
-            print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
+            self._write("\r" + line.ljust(self._width))
             self._width = len(line)
 
     def end(self) -> None:
         """Clear the line."""
         with self._lock:
             if self._width:
-                print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
+                self._write("\r" + " " * self._width + "\r")
             self._width = 0
+
+    def _write(self, text: str) -> None:
+        try:
+            print(text, end="", file=sys.stderr, flush=True)
+        except (OSError, ValueError):  # the terminal is gone: what is shown must not stop what is done
+            self._shown = False

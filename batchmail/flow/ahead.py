@@ -25,6 +25,7 @@ class Order(NamedTuple):
     largest_octets: int  # of a transaction
     room_octets: int
     rate: float  # of the line, octets per second; 0: not known
+    file_octets: int = 1 << 40  # of the batch
 
 
 class Ahead:
@@ -75,7 +76,7 @@ class Ahead:
                         ledger = self._context.open_ledger()
                         sealer = Sealer(self._context, ledger, lambda: self._stopped)
                     sealer.rate = order.rate
-                    sealer.seal_batch(*order[:3], self._answer)
+                    sealer.seal_batch(*order[:3], self._answer, order.file_octets)
                 except Exception as error:  # noqa: BLE001  the call raises it
                     problem = error
                 if not self._is_answered:

@@ -101,8 +101,7 @@ class Call:
         self._pause_s: float | None = None  # until what is to go next is due
         self._last_custody_s, self._reported_s = self._started_s, 0.0  # what an earlier call left is replayed soon
         self._hello: Hello | None = None
-        self._over = self._is_left = False
-        self._text = ""
+        self._over, self._is_left, self._text = False, False, ""
         self._notes = Notes(context, self._ledger)
 
     def opening(self) -> bytes:
@@ -187,6 +186,8 @@ class Call:
 
     def _say_goodbye(self, problem: BatchmailError) -> None:
         with contextlib.suppress(ValueError):
+            if self._session.ours == states.HELLO:  # nothing was said yet
+                self._pump.write(states.greeting(self._context.site.name))
             self._send(Bye("error" if isinstance(problem, PeerError) else "later", str(problem)))
 
     def _close(self, cut: bool, patient: bool) -> None:

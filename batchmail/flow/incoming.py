@@ -20,7 +20,7 @@ from batchmail.flow.context import Context
 from batchmail.proto.frames import Custody, Data, Open, Refuse
 from batchmail.proto.hello import MAX_PARTIALS, Have, Hello, Limits, PartialFile
 from batchmail.store import batchfile
-from batchmail.store.boxes import ENCODING, Inbox, Incoming
+from batchmail.store.boxes import ENCODING, Inbox, Incoming, Partial
 from batchmail.store.durable import Draft
 from batchmail.store.ledger import Ledger
 from batchmail.store.received import Received
@@ -66,6 +66,7 @@ class Arrivals:
         for number in self._inbox.numbers():
             state = self._received.state(number)  # asked for after its file was seen: an older call may be at it
             if state is None:
+                self._inbox.sync()
                 self._take_again(number)
             elif state == "done":
                 self._inbox.remove(number)
@@ -87,12 +88,23 @@ class Arrivals:
         )
         partial: list[PartialFile] = []
         for part in self._inbox.partials():
-            known = self._received.identity(*part.number[:2]) is not None
-            if known or len(partial) == MAX_PARTIALS:  # more cannot be told, so they would be sent from their start
+            digest = "" if len(partial) == MAX_PARTIALS else self._digest(part)
+            if digest:
+                partial.append(PartialFile(part.number, part.identity, part.encoding, part.octets, digest))
+            else:  # it cannot be told, so it would be sent from its start
                 self._inbox.drop(part.path)
-            else:
-                partial.append(PartialFile(part.number, part.identity, part.encoding, part.octets, part.digest()))
         return have, tuple(partial)
+
+    def _digest(self, part: Partial) -> str:
+        """Empty when it is of no use: the file has come whole since, its stream was given up, or it is damaged."""
+        peer = self._context.peer
+        try:
+            is_old = self._context.now_ms() - part.touched_ms() > peer.lifetime_ms + peer.give_up_ms
+            is_known = self._received.identity(*part.number[:2]) is not None
+            return "" if is_old or is_known else part.digest()
+        except OSError as error:
+            maillog.trouble(peer.name, f"{part.path} cannot be read: {error.strerror}")
+            return ""
 
     def held_text(self) -> str:
         """For the people at the other side."""

@@ -82,6 +82,8 @@ class Outgoing:
                 self._refused.add(file.number[:2])
             elif file.cuts >= _CUTS_TO_REFUSAL and file.number.kind == BATCH:
                 self._reseal(file, f"{file.cuts} calls ended while the peer was checking it")
+            elif file.octets > hello.limits.file_octets and file.number.kind == BATCH:  # it takes less than it did
+                self._reseal(file, f"{file.octets} octets, the peer takes {hello.limits.file_octets}")
             else:
                 self._enqueue(file)
         self._enqueue_resealed()
@@ -253,7 +255,8 @@ class Outgoing:
         self._look = False
         if self._sealer.has_waiting():
             limits, room_octets = hello.limits, self._room_octets
-            self._ahead.begin(Order(hello.site, limits.transaction_octets, room_octets, self._sealer.rate))
+            order = Order(hello.site, limits.transaction_octets, room_octets, self._sealer.rate, limits.file_octets)
+            self._ahead.begin(order)
 
     def _take_sealed(self) -> None:
         try:
@@ -266,7 +269,8 @@ class Outgoing:
             self._look = True
             self._enqueue_number(number)
         elif not self._look and self._sealer.has_waiting():
-            self.put_off = self.put_off or f"{self._hello.site if self._hello else ''} has no room now for what waits"
+            site = self._hello.site if self._hello else ""
+            self.put_off = self.put_off or f"{site} has no room now for what waits, or it cannot be read here"
 
     def _enqueue_number(self, number: Number) -> None:
         file = self._sent.file(*number[:2])

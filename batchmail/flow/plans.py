@@ -68,7 +68,6 @@ class Planner:
                 time.sleep(GIVE_WAY_S)
             with line_of(self._context) as ours:
                 if ours:
-                    self._sealer.recover()
                     self.recover()
                 for plan in plans[start : start + AT_ONCE]:
                     if not stopped():
@@ -76,6 +75,7 @@ class Planner:
 
     def recover(self) -> None:
         """What was about to end when a crash came waits again: nothing had been told of it.  Needs the line."""
+        self._sealer.recover()  # what is in a batch of which no row tells yet does not end here
         ended = self._shelf.ended()
         known = self._sent.sealed_ids([one.id for one in ended])
         for one in ended:

@@ -90,10 +90,15 @@ class Replayer:
             for item, text in batchfile.read_transactions(path):
                 if item.entry.id in wanted:
                     wanted.remove(item.entry.id)
-                    yield item, Transaction(text, self._context.spool.tmp)
+                    try:
+                        transaction = Transaction(text, self._context.spool.tmp)
+                    except (PeerError, SpoolError, OSError) as error:  # the others do not wait for it
+                        maillog.trouble(self._context.peer.name, f"{item.entry.id} cannot be read in {path}: {error}")
+                        continue
+                    yield item, transaction
                 if not wanted:
                     return
-        except (PeerError, SpoolError, FileNotFoundError) as error:
+        except (PeerError, SpoolError, OSError) as error:
             maillog.trouble(self._context.peer.name, f"{path} cannot be replayed: {error}; batchmail check says more")
 
     def _job(self, item: Item, due: Due, transaction: Transaction) -> Job:
@@ -213,8 +218,9 @@ class _OneSession(_Pass):
     _unwritten: SpoolError | None = None  # why a dot could not be written
 
     def run(self, target: Target) -> None:
-        job = self._next()
+        job = None
         try:
+            job = self._next()
             while job:
                 self._give(target, job)
                 job = self._take_following()
@@ -224,6 +230,9 @@ class _OneSession(_Pass):
                 else:
                     self._commit()
             self._commit()
+        except Exception:  # what has ended is recorded, if the ledger can be written
+            self._commit()
+            raise
         finally:
             for left in (job, self._following):
                 if left:
@@ -238,7 +247,6 @@ class _OneSession(_Pass):
         except LineError:  # the target took nothing
             if job.is_announced and not job.has_dot:
                 self._received.no_dot(job.id)
-            self._commit()
             raise
         except Exception as error:  # noqa: BLE001  one bad transaction never stops the others
             if self._unwritten:
@@ -272,7 +280,6 @@ class _OneSession(_Pass):
     def _take_following(self) -> Job | None:
         job, self._following = self._following, None
         if self._unread and not job:
-            self._commit()
             raise self._unread
         self._unread = None
         if job and job.is_judged:
@@ -307,11 +314,22 @@ class _Sessions(_Pass):
                 self._read_ahead()
                 self._wait()
             self._commit()
+        except Exception:
+            self._come_to_an_end()
+            raise
         finally:
             for job in self._ready:
                 job.transaction.discard()
         if self._down and self._lanes.are_closed:
             raise self._down
+
+    def _come_to_an_end(self) -> None:
+        """What the lanes are at is delivered and recorded, if the ledger can be written; nothing new is begun."""
+        while self._lanes.is_at_work:
+            if self._asked or self._announced:
+                self._let_go_on()
+            self._wait()
+        self._commit()
 
     def _begin(self) -> bool:
         """A job for each free lane; whether any lane is at work.

@@ -10,7 +10,7 @@ leftovers; waiting files removed.
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
-from batchmail.core import manifest, messageid, report
+from batchmail.core import jsontext, manifest, messageid, report
 from batchmail.core.errors import PeerError, SpoolError
 from batchmail.core.manifest import Head, Item
 from batchmail.core.numbered import ANSWER, BATCH, REPORT, REQUEST, VOID, Number
@@ -40,7 +40,7 @@ _MAX_WISHES = 500  # requests or answers in one file
 _MAX_WISHES_OCTETS = 512 << 10  # of their payloads; a file of this kind is to have less than 1 MiB
 
 
-_Wish = TypeVar("_Wish", Request, Answer)
+_Wish = TypeVar("_Wish", Request, Answer, report.Reported)
 
 
 # Octets per second of the line: the level at which sealing is faster still, by several times on a usual processor.
@@ -92,12 +92,13 @@ class Sealer:
         largest_octets: int,
         room_octets: int,
         sealed: Callable[[Number], object] = lambda number: None,
+        file_octets: int = 1 << 40,
     ) -> Number | None:
         """The next batch, or None when nothing waits that fits into `room_octets`.
 
         A transaction above `largest_octets` is held.  `sealed` hears of the batch before the waiting files are removed.
         """
-        while not self.on_hold and (chosen := self._choose(largest_octets, room_octets)):
+        while not self.on_hold and (chosen := self._choose(largest_octets, room_octets, file_octets)):
             loaded = list(self._load(chosen))
             if not loaded:
                 continue
@@ -111,9 +112,10 @@ class Sealer:
         self._sealed_octets = 0
         return None
 
-    def _choose(self, largest_octets: int, room_octets: int) -> list[Waiting]:
+    def _choose(self, largest_octets: int, room_octets: int, file_octets: int) -> list[Waiting]:
         """Most urgent and oldest first, small first within what was looked at; leftovers are removed."""
         most = min(self._most_octets(), manifest.MAX_TEXT_OCTETS - manifest.MAX_BETWEEN_OCTETS, room_octets)
+        most = min(most, file_octets // 4 * 3)  # text may not compress, and there is the manifest
         fresh = sorted(
             (
                 waiting
@@ -206,7 +208,7 @@ class Sealer:
 
     def seal_report(self) -> Number | None:
         """The outcomes that no report carries yet, or None."""
-        rows = self._received.unreported(_MAX_REPORT)
+        rows = _as_fit(self._received.unreported(_MAX_REPORT), lambda row: len(jsontext.write(row.line())))
         if not rows:
             return None
         number = self._write_lines(self._sent.reserve(REPORT, self._context.now_ms()), rows)
@@ -252,7 +254,10 @@ class Sealer:
     def recover(self) -> None:
         """Bring ledger and outbox together, by the holder of the line, before anything is sent."""
         there = {(number.stream, number.seq): number for number in self._outbox.numbers()}
-        for file in self._sent.files("reserved"):
+        reserved = self._sent.files("reserved")
+        if reserved:
+            self._outbox.sync()
+        for file in reserved:
             number = there.get((file.number.stream, file.number.seq))
             if number is None or number.kind != file.number.kind:
                 self._fill_gap(file.number, number)
@@ -360,11 +365,11 @@ class Sealer:
         maillog.held(item.entry.id, self._context.peer.name, why)
 
 
-def _as_fit(rows: list[_Wish]) -> list[_Wish]:
+def _as_fit(rows: list[_Wish], octets_of: Callable[[_Wish], int] = lambda row: len(pack(row.payload))) -> list[_Wish]:
     """The first of them, at least one, that one file can hold."""
     octets = 0
     for count, row in enumerate(rows):
-        octets += len(pack(row.payload))
+        octets += octets_of(row)
         if count and octets > _MAX_WISHES_OCTETS:
             return rows[:count]
     return rows

@@ -107,7 +107,10 @@ class Pace:
 
     def sent(self, octets: int, now_s: float) -> None:
         if not self.outstanding_octets:
-            self.progress_s, self._last = now_s, None
+            self.progress_s = now_s
+            # Where we only kept to our own speed the line was not idle for want of data, and what it took tells of it.
+            if self.rate is None or now_s - self._paid_s > 2 * self.frame_octets() / self._speed:
+                self._last = None
         self.sent_octets += octets
         if self.rate is not None:
             self._paid_s = now_s - (self._due_octets(now_s) - octets) / self._speed

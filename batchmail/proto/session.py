@@ -59,6 +59,11 @@ NEXT: dict[tuple[str, type], str] = {
 }
 
 
+def greeting(site: str) -> bytes:
+    """The line before the first frame."""
+    return f"BATCHMAIL 1 {site}: see batchmail(1)\n".encode()
+
+
 class _Coming:
     """A file that the other side has opened."""
 
@@ -82,8 +87,7 @@ class Session:
 
     def start(self, hello: Hello) -> bytes:
         """Our first octets: greeting and HELLO."""
-        line = f"BATCHMAIL 1 {hello.site}: see batchmail(1)\n"
-        return line.encode() + self.send(hello)
+        return greeting(hello.site) + self.send(hello)
 
     def receive(self, data: bytes) -> None:
         self._buffer += data

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from batchmail.core import numbered
 from batchmail.core.errors import PeerError
 from batchmail.core.numbered import Number
-from batchmail.store.durable import Draft, adopt, retire, sync_fd
+from batchmail.store.durable import Draft, adopt, retire, sync_dir, sync_fd
 from batchmail.store.spool import Spool
 
 ENCODING = "zst"  # the file as it lies in the spool
@@ -43,6 +43,10 @@ class Outbox:
         """How long the file is; None: it is not there."""
         return _size(self.path(number))
 
+    def sync(self) -> None:
+        """A crash may have come between a name and its sync; before a row relies on it."""
+        sync_dir(self._dir)
+
     def publish(self, draft: Draft, number: Number) -> None:
         draft.publish(self.path(number))
 
@@ -62,6 +66,10 @@ class Partial(NamedTuple):
     def digest(self) -> str:
         """Of the octets that are here."""
         return digest_of(self.path, self.octets)
+
+    def touched_ms(self) -> int:
+        """When octets last came, by the file system's clock."""
+        return os.stat(self.path).st_mtime_ns // 1_000_000
 
 
 class Inbox:
@@ -99,6 +107,10 @@ class Inbox:
             if other.number[:2] == number[:2] and other.path != path:
                 retire(other.path)  # the number was voided or re-sealed meanwhile
         return Incoming(number, identity, encoding, path, offset)
+
+    def sync(self) -> None:
+        """As that of the outbox."""
+        sync_dir(self._dir)
 
     def take(self, incoming: "Incoming") -> None:
         """Custody: put a whole and checked file in its place, durably.

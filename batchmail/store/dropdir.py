@@ -27,7 +27,9 @@ def drop_bsmtp(directory: str, transaction_id: str, pieces: Iterable[bytes], bef
     """Write ID.bsmtp unless it is there; its path.  `before` is called when only the name lacks.  Raises OSError."""
     durable.make_dir(f"{directory}/tmp")
     final = f"{directory}/{transaction_id}.bsmtp"
-    if not os.path.exists(final):
+    if os.path.exists(final):
+        durable.sync_dir(directory)  # a crash may have come before that
+    else:
         _drop(f"{directory}/tmp", final, pieces, before)
     return final
 
@@ -37,7 +39,9 @@ def drop_maildir(directory: str, name: str, pieces: Iterable[bytes], before: Cal
     for part in ("tmp", "new", "cur"):
         durable.make_dir(f"{directory}/{part}")
     final = f"{directory}/new/{name}"
-    if not os.path.exists(final) and not _was_seen(f"{directory}/cur", name):
+    if os.path.exists(final):
+        durable.sync_dir(f"{directory}/new")
+    elif not _was_seen(f"{directory}/cur", name):
         _drop(f"{directory}/tmp", final, pieces, before)
     return final
 
@@ -83,8 +87,10 @@ def _drop(tmp_dir: str, final: str, pieces: Iterable[bytes], before: Callable[[]
             draft.write(piece)
         draft.sync()
         before()
-        with contextlib.suppress(FileExistsError):  # another process was quicker
+        try:
             draft.publish(final)
+        except FileExistsError:  # another process was quicker, by a moment perhaps
+            durable.sync_dir(os.path.dirname(final))
 
 
 def _was_seen(cur: str, name: str) -> bool:

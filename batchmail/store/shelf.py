@@ -10,7 +10,6 @@ For the holder of the peer's line; every move leaves both names or one, never
 none, and may be done again.
 """
 
-import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from batchmail.core import entry_lines
 from batchmail.core.entry import Entry
 from batchmail.core.names import make_id
 from batchmail.store.arrivals import BUCKET_LENGTH, priority_dir
-from batchmail.store.durable import Draft, make_dir, move, retire
+from batchmail.store.durable import Draft, make_dir, move, retire, sync_dir
 from batchmail.store.spool import Spool
 from batchmail.store.waiting import Waiting, read_entry
 
@@ -32,6 +31,7 @@ class Shelf:
     def __init__(self, spool: Spool, peer: str):
         self._spool = spool
         self._out = f"{spool.root}/out/{peer}"
+        self._sure: set[str] = set()  # buckets whose own names are durable
 
     def aged(self, priority: int, from_ms: int, before_ms: int) -> Iterator[Waiting]:
         """What waits with a priority and arrived in a span of time; reads the buckets of that span only."""
@@ -57,12 +57,18 @@ class Shelf:
 
     def _give(self, path: str, priority: int) -> None:
         name = os.path.basename(path)
-        bucket = self._bucket(name, priority)
-        make_dir(bucket)
-        move(path, f"{bucket}/{name}")
+        move(path, f"{self._bucket(name, priority)}/{name}")
 
     def _bucket(self, name: str, priority: int) -> str:
-        return f"{self._out}/waiting/{priority_dir(priority)}/{name[:BUCKET_LENGTH]}"
+        """It is there, durably: a crash may have come between its making and the sync of its name."""
+        above = f"{self._out}/waiting/{priority_dir(priority)}"
+        bucket = f"{above}/{name[:BUCKET_LENGTH]}"
+        if bucket not in self._sure:
+            make_dir(bucket)
+            for parent in (above, f"{self._out}/waiting"):
+                sync_dir(parent)
+            self._sure.add(bucket)
+        return bucket
 
     def put_text(self, entry: Entry, text: Iterator[bytes]) -> None:
         """What was in a batch waits again."""
@@ -78,9 +84,10 @@ class Shelf:
     def put(self, draft: Draft, name: str, priority: int, *, held: bool) -> None:
         """A finished draft waits or is held; to find it there already, after a crash, is fine."""
         place = f"{self._out}/held" if held else self._bucket(name, priority)
-        make_dir(place)
-        with contextlib.suppress(FileExistsError):
+        try:
             draft.publish(f"{place}/{name}")
+        except FileExistsError:
+            sync_dir(place)  # the crash may have come before that
 
     def end(self, waiting: Waiting) -> Waiting:
         """It is about to end here: nobody seals it any more."""

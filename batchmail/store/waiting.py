@@ -10,7 +10,6 @@
 How they come here, and what their directories are called: `store.arrivals`.
 """
 
-import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from typing import NamedTuple
 from batchmail.core import entry_lines
 from batchmail.core.entry import Entry
 from batchmail.store.arrivals import BUCKET_LENGTH, DAY_MS, Arrivals
-from batchmail.store.durable import Draft, move, retire, retire_dir
+from batchmail.store.durable import Draft, move, retire, retire_dir, sync_dir
 from batchmail.store.reader import read_file
 
 _FILE = re.compile(r"([0-7][0-9A-HJKMNP-TV-Z]{25})\.([0-9]{1,15})\.bsmtp\Z")
@@ -104,8 +103,10 @@ class WaitingRoom(Arrivals):
             draft.write(
                 entry_lines.tail(entry.size_octets, entry.text_octets, entry.bits, entry.recipients, entry.sha256)
             )
-            with contextlib.suppress(FileExistsError):  # done before a crash
+            try:
                 draft.publish(path)
+            except FileExistsError:  # done before a crash, but for its sync perhaps
+                sync_dir(os.path.dirname(path))
 
     def _youngest(self, priority_path: str) -> list[str]:
         return [f"{priority_path}/{name}" for name in _names(priority_path)[-_SPARE_BUCKETS:]]

@@ -11,10 +11,11 @@ from contextlib import closing
 
 import pytest
 
-from batchmail.core.errors import LineError, PeerError
+from batchmail.core.errors import LineError, PeerError, Temporary
 from batchmail.core.numbered import BATCH, REPORT, Number
 from batchmail.flow import incoming, outgoing
 from batchmail.flow.exchange import Options, Result
+from batchmail.flow.incoming import Arrivals
 from batchmail.flow.seal import Sealer
 from batchmail.proto import watch
 from batchmail.proto.hello import Have, Hello, Limits, PartialFile
@@ -801,3 +802,14 @@ def test_no_more_partial_files_are_kept_than_can_be_told(mx: Mailbox) -> None:
 
         assert meet(mx, behave).error is None
     assert len(mx.partial()) <= 64 + 50
+
+
+def test_a_side_that_cannot_begin_says_so_in_words(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def recover(arrivals: Arrivals) -> None:
+        if arrivals._context.site.name == "mx.example":
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Arrivals, "recover", recover)
+    caller, answerer = pair.call()
+    assert isinstance(answerer.error, Temporary)
+    assert str(caller.error).startswith("the other side ended the call: the spool cannot be used: [Errno 5]")

@@ -190,3 +190,25 @@ def test_a_pause_of_ours_is_not_a_slow_line() -> None:
     run.pace.acknowledged(run.pace.sent_octets, now_s + 0.024 + FAR_CLOCK_S, now_s + 0.048)
     assert run.pace.rate is not None
     assert run.pace.rate > 0.5 * rate
+
+
+@pytest.mark.parametrize("trip_s", [0.001, 0.02, 0.1])
+def test_a_rate_once_taken_too_low_is_found_out(trip_s: float) -> None:
+    """Every frame is acknowledged before the next is due: then our own pace is all that keeps the rate low."""
+    pace = Pace()
+    for _ in range(2):
+        pace.sent(2048, 0.0)
+    for octets, now_s in ((2048, 0.001), (4096, 0.5)):  # the other side was busy for a moment
+        pace.acknowledged(octets, 1000 + now_s, now_s)
+    assert pace.rate is not None
+    assert pace.rate < 10_000
+    now_s = 5.0
+    while now_s < 65:
+        room = pace.room_octets(now_s)
+        if room > 0:
+            pace.sent(min(room, pace.frame_octets()), now_s)
+            now_s += trip_s
+            pace.acknowledged(pace.sent_octets, 1000 + now_s, now_s)
+        else:
+            now_s += max(pace.pause_s(now_s) or 0.001, 1e-4)
+    assert pace.rate > 50_000
