@@ -72,8 +72,11 @@ def _ask_or_look(context: Context) -> Result:
 
 
 def _print(peer: str, found: Result) -> None:
-    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.from_ms / 1000))
-    click.echo(f"{peer}, what arrived since {since} (what is older may be forgotten); transactions:")
+    since, told = (
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(time_ms / 1000)) for time_ms in (found.from_ms, found.told_ms)
+    )
+    click.echo(f"{peer}, as it answered on {told}, what arrived since {since} (what is older may be forgotten);")
+    click.echo("transactions:")
     for way in found.here:
         sent, received = (found.here, found.there) if way == SENT else (found.there, found.here)
         click.echo(f"{'to' if way == SENT else 'from'} {peer}:")
@@ -87,17 +90,19 @@ def _print(peer: str, found: Result) -> None:
     click.echo("Everything balances." if not found.problems else f"Not balanced: {len(found.problems)}")
 
 
-_ORDER = ("waiting", "held", "sealed", "custody", "settled", "notified", "done")
+_ORDER = ("waiting", "held", "sealed", "custody", "settled", "notified", "done", "ended")
+_NAMES = {"ended": "never handed over"}
 
 
 def _counts(counts: dict[str, int]) -> str:
-    shown = [f"{key} {counts[key]}" for key in _ORDER if counts.get(key)]
+    shown = [f"{_NAMES.get(key, key)} {counts[key]}" for key in _ORDER if counts.get(key)]
     return f"{sum(counts.values())}: {', '.join(shown) or 'none'}"
 
 
 def _json(found: Result) -> dict[str, object]:
     return {
         "from_ms": found.from_ms,
+        "told_ms": found.told_ms,
         "balanced": not found.problems,
         "partial": found.is_partial,
         "here": found.here,

@@ -43,6 +43,7 @@ class Result(NamedTuple):
     """What an audit has found so far."""
 
     from_ms: int  # what arrived earlier may be forgotten
+    told_ms: int  # when the other side's answer came
     here: dict[str, dict[str, int]]  # by way, then by state
     there: dict[str, dict[str, int]]
     problems: list[Problem]
@@ -81,7 +82,7 @@ def answer(context: Context, ledger: Ledger, request: Request) -> Answer:
             for name, number, digest in islice(buckets(ledger, side, low, high, length), _MOST_BUCKETS)
         ]
     if not prefix:
-        payload["counts"] = _counts(context, ledger, side, low)
+        payload["counts"] = _counts(context, ledger, side, low, high)
     return Answer(request.id, DONE, "", payload)
 
 
@@ -97,8 +98,8 @@ def _span(prefix: str, from_ms: int) -> tuple[str, str]:
     return max(prefix, make_id(from_ms, bytes(10))), f"{prefix}~" if prefix else _LAST
 
 
-def _counts(context: Context, ledger: Ledger, side: str, low: str) -> dict[str, int]:
-    found = counts(ledger, side, low)
+def _counts(context: Context, ledger: Ledger, side: str, low: str, high: str) -> dict[str, int]:
+    found = counts(ledger, side, low, high)
     if side == SENT:
         room = WaitingRoom(context.spool, context.peer.name)
         waiting = census.count(context.spool, context.peer.name, context.now_ms() * 1_000_000, None)
@@ -152,11 +153,11 @@ def last(ledger: Ledger) -> str:
 
 
 def result(context: Context, ledger: Ledger, name: str) -> Result:
-    """What the answers of an audit say, compared with what we know now."""
+    """What the answers of an audit say, compared with what we know now of what had arrived when we asked."""
     asked = _of(Requests(ledger), name)
     here, there = {}, {}
     problems: list[Problem] = []
-    from_ms, refused, is_partial = 0, "", len(asked) >= _MOST_REQUESTS
+    from_ms, told_ms, refused, is_partial = 0, 0, "", len(asked) >= _MOST_REQUESTS
     for one in asked:
         said, fields = one.answer, jsontext.Fields(one.request.payload, AUDIT)
         if said is None:
@@ -167,14 +168,16 @@ def result(context: Context, ledger: Ledger, name: str) -> Result:
         told = jsontext.Fields(said.payload, AUDIT)
         way, from_ms = fields.text("way"), told.integer("from")
         if told.has("counts"):
-            here[way] = _counts(context, ledger, way, _span("", from_ms)[0])
+            here[way] = _counts(context, ledger, way, _span("", from_ms)[0], make_id(one.made_ms, bytes(10)))
+            told_ms = max(told_ms, one.answered_ms or 0)
             there[way] = {key: value for key, value in told.object("counts").value.items() if type(value) is int}
         if told.has("lines"):
             span = _span(fields.text("prefix"), from_ms)
             theirs = {line.id: line for line in map(_line, told.items("lines", _MOST_LINES)) if line.id}
             ours = {line.id: line for line in islice(lines(ledger, way, *span), 1 << 16)}
             problems += _judge(way, ours, theirs, one.made_ms)
-    return Result(from_ms, here, there, sorted(problems), sum(one.answer is None for one in asked), refused, is_partial)
+    unanswered = sum(one.answer is None for one in asked)
+    return Result(from_ms, told_ms, here, there, sorted(problems), unanswered, refused, is_partial)
 
 
 def _line(text: object) -> Line:

@@ -34,11 +34,11 @@ _OUTCOMES = (
     f" AND action IN ({_FINAL}) ORDER BY n))"
 )
 _COUNTS = {
-    SENT: "SELECT CASE WHEN settled_ms IS NULL THEN sent.state WHEN id IN (SELECT tx FROM notice)"
-    " THEN 'notified' ELSE 'settled' END, COUNT(*) FROM out_tx LEFT JOIN sent USING (stream, seq)"
-    " WHERE out_tx.id >= ? GROUP BY 1",
+    SENT: "SELECT CASE WHEN stream = '' THEN 'ended' WHEN settled_ms IS NULL THEN sent.state"
+    " WHEN id IN (SELECT tx FROM notice) THEN 'notified' ELSE 'settled' END, COUNT(*)"
+    " FROM out_tx LEFT JOIN sent USING (stream, seq) WHERE out_tx.id >= ? AND out_tx.id < ? GROUP BY 1",
     RECEIVED: "SELECT CASE state WHEN 'dot' THEN 'waiting' ELSE state END, COUNT(*) FROM in_tx"
-    " WHERE id >= ? GROUP BY 1",
+    " WHERE id >= ? AND id < ? GROUP BY 1",
 }
 
 
@@ -74,6 +74,9 @@ def buckets(ledger: Ledger, side: str, low: str, high: str, length: int) -> Iter
         yield prefix, number, digest.hexdigest()[:16]
 
 
-def counts(ledger: Ledger, side: str, low: str) -> dict[str, int]:
-    """Transactions by state: sent sealed, custody, settled, notified; received waiting, held, done."""
-    return {state or "settled": number for state, number in ledger.rows(_COUNTS[side], low)}
+def counts(ledger: Ledger, side: str, low: str, high: str) -> dict[str, int]:
+    """Transactions by state: sent sealed, custody, settled, notified, ended; received waiting, held, done.
+
+    Those with an ID from `low` to below `high`; what ended was never handed over.
+    """
+    return {state or "settled": number for state, number in ledger.rows(_COUNTS[side], low, high)}
