@@ -13,8 +13,9 @@ from batchmail.core.envelope import Client, Envelope
 from batchmail.core.names import make_id
 from batchmail.core.settings import Peer, Site
 from batchmail.flow.context import Context
-from batchmail.flow.exchange import Call, Options, Result
+from batchmail.flow.exchange import Call, Options
 from batchmail.flow.target import close_all, open_targets, parse_target
+from batchmail.flow.totals import Result
 from batchmail.flow.work import work_once
 from batchmail.store.line import ANSWERER, CALLER, Line
 from batchmail.store.setup import set_up

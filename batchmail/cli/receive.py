@@ -14,7 +14,8 @@ from batchmail.cli.config import find_peer
 from batchmail.core.errors import BatchmailError, Temporary, UsageError
 from batchmail.flow.called import note_call
 from batchmail.flow.context import Context
-from batchmail.flow.exchange import Call, Options, Result
+from batchmail.flow.exchange import Call, Options
+from batchmail.flow.totals import Result
 from batchmail.store.bell import YIELD, ring
 from batchmail.store.line import ANSWERER, CALLER, Line
 from batchmail.store.owed import Owed

@@ -23,7 +23,7 @@ from batchmail.flow.incoming import Answer, Arrivals
 from batchmail.flow.listed import in_force
 from batchmail.flow.outgoing import Outgoing
 from batchmail.flow.seal import Sealer
-from batchmail.flow.totals import Mail, Totals
+from batchmail.flow.totals import Mail, Result, Totals
 from batchmail.flow.worker import Worker
 from batchmail.proto import session as states
 from batchmail.proto.frames import Bye, Custody, Data, Done, Event, Note, Open, Ping, Received, Refuse
@@ -44,6 +44,7 @@ _WRITER_OCTETS = 64 << 10  # handed to the writer thread ahead of the line
 _MAX_WRITER_OCTETS = 4 << 20  # a peer that makes us answer and does not read
 _MAX_TURN = 32  # things that came, before we see to what is to go
 _CLOSE_S = 1.5
+_DRAIN_S = 5.0  # beyond the time that was allowed, for what is under way
 _SEALED = "sealed"  # a batch is there to be sent
 _WINDOW = "window"  # the fact that keeps how much may be under way, for the beginning of the next call
 
@@ -54,15 +55,6 @@ class Options(NamedTuple):
     stay: bool = False  # keep it open; new mail goes at once
     max_time_s: float | None = None
     max_octets: int | None = None
-
-
-class Result(NamedTuple):
-    """How a call ended."""
-
-    totals: Totals
-    error: BatchmailError | None
-    text: str  # what the other side said at the end, if anything
-    note: str = ""  # what it said for people
 
 
 class _Word(NamedTuple):
@@ -160,14 +152,8 @@ class Call:
         finally:
             self._close(cut, patient)
         totals = self._totals()
-        maillog.call_ended(
-            self._context.peer.name,
-            self._role,
-            str(error or self._text),
-            totals.sent_octets,
-            totals.received_octets,
-            totals.seconds,
-        )
+        said = str(error or self._text)
+        maillog.call_ended(self._context.peer.name, self._role, said, *totals[:2], totals.seconds)
         return Result(totals, error, self._text, self._notes.text)
 
     # -- beginning and end --------------------------------------------------------------------------------------
@@ -325,7 +311,8 @@ class Call:
             return
         if self._hello is not None:
             self._acknowledge()
-            self._send_files()
+            if not self._spent():
+                self._send_files()
             if not self._outgoing.is_sealing:
                 self._work_on_what_is_left()
         self._watch_the_line()
@@ -381,12 +368,20 @@ class Call:
             return not self._outgoing.has_lines() or bool(self._outgoing.stopped or self._outgoing.put_off)
         return False
 
+    def _spent(self) -> str:
+        """Which of our limits is reached: then nothing more is sent, and what is under way arrives."""
+        options = self._options
+        if options.max_time_s is not None and time.monotonic() - self._started_s > options.max_time_s:
+            return "time is up"
+        if options.max_octets is not None and self._pace.sent_octets + self._arrivals.octets > options.max_octets:
+            return "as many octets as were allowed have crossed"
+        return ""
+
     def _finish_if_done(self) -> None:
         options, session = self._options, self._session
-        if options.max_time_s is not None and time.monotonic() - self._started_s > options.max_time_s:
-            return self._end("done", "time is up")
-        if options.max_octets is not None and self._pace.sent_octets + self._arrivals.octets > options.max_octets:
-            return self._end("done", "as many octets as were allowed have crossed")
+        if text := self._spent():
+            late_s = time.monotonic() - self._started_s - (options.max_time_s or float("inf"))
+            return None if self._pace.outstanding_octets and late_s < _DRAIN_S else self._end("done", text)
         if self._hello is None or not self._is_idle():
             return None
         if session.ours == states.READY:

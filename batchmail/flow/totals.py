@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from batchmail.core.errors import BatchmailError
+
 Replayed = Callable[[int, int], None]  # is told of transactions that were replayed, and octets of them
 
 
@@ -27,3 +29,12 @@ class Totals(NamedTuple):
     round_trip_s: float | None
     sent: Mail
     received: Mail
+
+
+class Result(NamedTuple):
+    """How a call ended."""
+
+    totals: Totals
+    error: BatchmailError | None
+    text: str  # what the other side said at the end, if anything
+    note: str = ""  # what it said for people

@@ -14,9 +14,10 @@ import pytest
 from batchmail.core.errors import LineError, PeerError, Temporary
 from batchmail.core.numbered import BATCH, REPORT, Number
 from batchmail.flow import incoming, outgoing
-from batchmail.flow.exchange import Options, Result
+from batchmail.flow.exchange import Options
 from batchmail.flow.incoming import Arrivals
 from batchmail.flow.seal import Sealer
+from batchmail.flow.totals import Result
 from batchmail.proto import watch
 from batchmail.proto.hello import Have, Hello, Limits, PartialFile
 from batchmail.proto.session import Bye, Custody, Data, Done, Event, Open, Ping, Received, Refuse, Session
@@ -533,6 +534,14 @@ def test_no_more_octets_than_allowed(pair: Pair) -> None:
     assert "as were allowed" in caller.text
     ok(pair.call())
     assert len(arrived(pair.home)) == 1
+
+
+@pytest.mark.parametrize("octets", [50_000, 300_000])
+def test_what_is_under_way_arrives_when_as_much_as_was_allowed_has_been_sent(pair: Pair, octets: int) -> None:
+    pair.home.accept(*messages(1, octets=600_000))
+    caller, answerer = ok(pair.call(options=Options(max_octets=octets)))
+    assert "as were allowed" in caller.text
+    assert answerer.totals.received_octets == caller.totals.sent_octets >= octets
 
 
 def test_no_more_time_than_allowed(pair: Pair) -> None:
