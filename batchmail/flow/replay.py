@@ -132,15 +132,17 @@ class Replayer:
 
     def _judge(self, item: Item, due: Due, transaction: Transaction) -> tuple[str, int, str, bytes] | None:
         """What is decided here without asking the target: action, code, status, text."""
-        peer, sender = self._context.peer, transaction.envelope.sender
+        peer, me, sender = self._context.peer, self._context.site.name, transaction.envelope.sender
         if item.must:
             needed = ", ".join(item.must)
             return DELAYED, 0, "4.3.3", f"needs a newer batchmail here, which knows {needed}".encode()
         if sender and not matches(domain_of(sender).decode("ascii", "replace"), peer.senders or peer.domains):
-            return FAILED, 0, "5.7.1", b"this peer may not send for the sender's domain"
+            text = f"the sender's domain is neither in domains nor in senders of peers.{peer.name} at {me}"
+            return FAILED, 0, "5.7.1", text.encode()
         recipients = (r.address for r in transaction.envelope.recipients)
         if not all(matches(domain_of(r).decode("ascii", "replace"), peer.recipients) for r in recipients):
-            return FAILED, 0, "5.7.1", b"this peer may not send to that domain"
+            text = f"a recipient's domain is not in recipients of peers.{peer.name} at {me}"
+            return FAILED, 0, "5.7.1", text.encode()
         if trace.is_looping(transaction.header, self._context.site.name):
             return FAILED, 0, "5.4.6", b"mail loop: this site's name stands in too many Received lines"
         if (by := deliver_by(transaction.envelope)) and by.must_return:

@@ -66,7 +66,7 @@ def test_a_refusal_is_told_with_its_words(tmp_path: object) -> None:
         pair.call()
     (life,) = found(pair.mx, identifier)
     (failed,) = [event for event in life.events if event.what == "failed"]
-    assert "5.7.1 this peer may not send for the sender's domain" in failed.text
+    assert "5.7.1 the sender's domain is neither in domains nor in senders of peers." in failed.text
     assert [event.text.split()[1] for event in life.events if event.what == "notice"] == ["sent:"]
 
 
