@@ -47,6 +47,7 @@ class Outgoing:
         self._refused: set[tuple[str, int]] = set()  # "later": not tried again within the call
         self._room_octets = 0  # what the peer can still take in this call
         self._look = True  # something may wait that was not seen yet
+        self._has_left = False  # nothing of what waits fitted; once that may be because it came just then
         self.stopped = ""  # why nothing is sent in this call, for the operator
         self.put_off = ""  # why the peer did not take a file now
         self.damaged = ""  # which file of ours cannot be sent
@@ -266,11 +267,13 @@ class Outgoing:
             self._look, self._room_octets = False, 0
             return
         if number is not None:
-            self._look = True
+            self._look, self._has_left = True, False
             self._enqueue_number(number)
         elif not self._look and self._sealer.has_waiting():
-            site = self._hello.site if self._hello else ""
-            self.put_off = self.put_off or f"{site} has no room now for what waits, or it cannot be read here"
+            if self._has_left:
+                site = self._hello.site if self._hello else ""
+                self.put_off = self.put_off or f"{site} has no room now for what waits, or it cannot be read here"
+            self._look, self._has_left = not self._has_left, True
 
     def _enqueue_number(self, number: Number) -> None:
         file = self._sent.file(*number[:2])

@@ -512,6 +512,26 @@ def test_no_room_is_later_and_then_it_comes(tmp_path: object) -> None:
     assert arrived(pair.home) == sorted(down)
 
 
+def test_mail_that_comes_behind_the_last_look_goes_too(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A door adds a file between the sealer's look, which finds nothing, and the question whether anything waits."""
+    real, waits, late = Sealer.seal_batch, Sealer.has_waiting, list(messages(1))
+
+    def is_late(sealer: Sealer) -> bool:
+        return bool(late) and sealer._context.site.name == "mx.example"
+
+    def seal_batch(sealer: Sealer, *arguments: object) -> object:
+        number = real(sealer, *arguments)  # type: ignore[arg-type]
+        if number is None and is_late(sealer):
+            pair.mx.accept(late.pop())
+        return number
+
+    monkeypatch.setattr(Sealer, "seal_batch", seal_batch)
+    monkeypatch.setattr(Sealer, "has_waiting", lambda sealer: is_late(sealer) or waits(sealer))
+    pair.mx.accept(*messages(1))
+    ok(pair.call())
+    assert len(arrived(pair.home)) == 2
+
+
 def test_what_is_there_already_needs_no_room(tmp_path: object) -> None:
     pair = make_pair(tmp_path)
     (message,) = messages(1, octets=400_000)
