@@ -9,7 +9,7 @@ import click
 from batchmail.cli import start
 from batchmail.cli.ahead import begin
 from batchmail.cli.config import find_peer
-from batchmail.core.errors import BatchmailError, UsageError
+from batchmail.core.errors import BatchmailError, ConfigError, UsageError
 from batchmail.wire import maillog
 
 
@@ -58,7 +58,7 @@ def command(
     if everyone:
         chosen += [peer for peer in site.peers.values() if peer.call and peer not in chosen]
     if not chosen:
-        raise UsageError("no peer to call: name one, or say --all")
+        raise UsageError(f"{path}: no peer has a call entry" if everyone else "no peer to call: name one, or say --all")
     if stay and len(chosen) > 1:
         raise UsageError("--stay keeps one call open: start one for each peer")
     spool = start.set_up(site, served=chosen)
@@ -69,6 +69,8 @@ def command(
     for peer in chosen:
         context = start.context(site, spool, peer)
         try:
+            if not peer.call and not dry_run:  # no call that failed: nothing is noted of it
+                raise ConfigError(f"peers.{peer.name} in {path} has no call entry: it calls us")
             begun = None if dry_run or only_if_waiting else begin(context)
             calling = _load_calling()
             options = calling.Options(stay, max_time, max_bytes)

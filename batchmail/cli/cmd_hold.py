@@ -16,7 +16,7 @@ def command(config_file: str | None, /, words: tuple[str, ...], **options: Any) 
 
     What the far side has already is asked for in the next call; what it gives back is held under a new ID.
     """
-    whole = find_whole_peer(words, config_file)
+    whole = find_whole_peer(words, options, config_file)
     if whole:
         return pause(*whole, True)
     selection = Selection(config_file, words, options)

@@ -24,7 +24,7 @@ def command(config_file: str | None, /, words: tuple[str, ...], **options: Any) 
     Held transactions are chosen by --peer and the others; release PEER does not touch them. The ID of one that came
     and is held here, being too old to know whether it was delivered before, lets it be delivered.
     """
-    whole = find_whole_peer(words, config_file)
+    whole = find_whole_peer(words, options, config_file)
     if whole:
         return pause(*whole, False)
     selection = Selection(config_file, words, options)

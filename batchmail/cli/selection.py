@@ -21,6 +21,7 @@ from batchmail.wire import maillog
 
 _SAMPLE = 5
 _MOST_TOLD = 20
+_FILTERS = ("sender", "recipient", "older", "larger")
 
 
 def selecting(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -50,6 +51,8 @@ class Selection:
     """The transactions that a command line means."""
 
     def __init__(self, config_file: str | None, words: tuple[str, ...], options: dict[str, Any]):
+        if words:
+            _refuse_both(options, _FILTERS)
         self.site, self.path = start.load(config_file)
         self.spool = start.set_up(self.site)
         maillog.open_log("plan")
@@ -59,10 +62,9 @@ class Selection:
 
     def choose(self, doing: str, states: tuple[str, ...] = ()) -> list[Chosen]:
         """Those that are meant; after asking, where they were not named one by one."""
-        filtered = any(self._options[key] for key in ("peer", "sender", "recipient", "older", "larger"))
         if self._words:
             return list(self._named())
-        if not filtered:
+        if not any(self._options[key] for key in ("peer", *_FILTERS)):
             raise UsageError("which transactions? name IDs, - for IDs on standard input, or --peer, --from, --to, ...")
         return self._filtered(doing, states)
 
@@ -171,10 +173,18 @@ def pause(peer: str, context: Context, held: bool) -> int:
     return 0
 
 
-def find_whole_peer(words: tuple[str, ...], config_file: str | None) -> tuple[str, Context] | None:
-    """The peer that the only word names, when it is no ID."""
+def _refuse_both(options: dict[str, Any], filters: tuple[str, ...]) -> None:
+    if any(options[key] for key in filters):
+        raise UsageError("name IDs or a peer, or choose by --from and the others: not both")
+
+
+def find_whole_peer(
+    words: tuple[str, ...], options: dict[str, Any], config_file: str | None
+) -> tuple[str, Context] | None:
+    """The peer that the only word names, when it is no ID.  Raises UsageError where a part of its mail is chosen."""
     if len(words) != 1 or words[0] == "-" or is_id(words[0].upper()):
         return None
+    _refuse_both(options, ("peer", *_FILTERS))
     site, path = start.load(config_file)
     spool = start.set_up(site)
     peers = start.peers_of(site, spool, words[0], path)

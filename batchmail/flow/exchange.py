@@ -18,6 +18,7 @@ from batchmail.core.errors import BatchmailError, LineError, PeerError, SpoolErr
 from batchmail.flow import recipients, requests
 from batchmail.flow.ahead import Ahead
 from batchmail.flow.context import Context
+from batchmail.flow.goodbye import bye_for, problem_of, why_ended
 from batchmail.flow.greeting import Notes, check_site
 from batchmail.flow.incoming import Answer, Arrivals
 from batchmail.flow.listed import in_force
@@ -174,7 +175,7 @@ class Call:
         with contextlib.suppress(ValueError):
             if self._session.ours == states.HELLO:  # nothing was said yet
                 self._pump.write(states.greeting(self._context.site.name))
-            self._send(Bye("error" if isinstance(problem, PeerError) else "later", str(problem)))
+            self._send(bye_for(problem))
 
     def _close(self, cut: bool, patient: bool) -> None:
         """Partial files first, then the line is free for a newer call; what still works here needs neither."""
@@ -230,8 +231,7 @@ class Call:
             while not self._over and (event := self._session.next_event()) is not None:
                 self._follow(event)
         elif isinstance(item, Ended):
-            said = self._session.preamble() if self._hello is None else ""
-            raise item.error or LineError("the other side closed the line" + (f"; it said: {said}" if said else ""))
+            raise why_ended(self._pump.stream, item.error, None if self._hello else self._session)
         elif isinstance(item, Answer):
             self._arrivals.answered(item)
             self._send(item.event)
@@ -274,10 +274,8 @@ class Call:
             self._notes.take(event)
         elif isinstance(event, Bye):
             self._over, self._text = True, event.text
-            if event.reason == "error":  # for a person; the rest passes
-                raise PeerError(f"the other side ended the call: {event.text}")
-            if event.reason != "done":
-                raise LineError(f"the other side ended the call: {event.text or event.reason}")
+            if problem := problem_of(event):
+                raise problem
         if answer is not None:
             self._send(answer)
 

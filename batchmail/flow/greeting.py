@@ -1,6 +1,6 @@
 """What a HELLO settles besides the files: who it is; and what each side tells the people at the other."""
 
-from batchmail.core.errors import PeerError
+from batchmail.core.errors import ConfigError
 from batchmail.flow.context import Context
 from batchmail.proto.frames import Note
 from batchmail.proto.hello import Hello
@@ -12,14 +12,14 @@ _MOST = 3  # notes that are taken in one call: each is a write
 
 
 def check_site(context: Context, ledger: Ledger, hello: Hello) -> None:
-    """The peer's site name is learned in the first call and then fixed."""
+    """The peer's site name is learned in the first call and then fixed.  Raises ConfigError: a person has to act."""
     known = context.peer.site or ledger.fact("peer_site")
     if hello.site == context.site.name:
-        raise PeerError(f"the other side has our own name, {hello.site}: each site needs a name of its own")
+        raise ConfigError(f"both sides are called {hello.site}: give one of them another `site` in its configuration")
     if known and known != hello.site:
-        raise PeerError(
+        raise ConfigError(
             f"peer {context.peer.name} was {known} until now and says it is {hello.site}:"
-            f' if that is right, set site = "{hello.site}" in its entry'
+            f' if that is right, set site = "{hello.site}" in [peers.{context.peer.name}] on {context.site.name}'
         )
     ledger.note("peer_site", hello.site)
     if hello.offers:

@@ -76,7 +76,7 @@ class Ping(NamedTuple):
 
 
 class Bye(NamedTuple):
-    """The call ends: done, takeover, crossed, later, error."""
+    """The call ends: done, takeover, later, error, config."""
 
     reason: str
     text: str

@@ -9,9 +9,15 @@ from batchmail.core.errors import ConfigError
 from batchmail.wire.child import ChildStream
 from batchmail.wire.peer_text import printable
 
+_SHOWN = 100  # characters of a command
+
 
 class CommandStream(ChildStream):
     """The running program."""
+
+    def __init__(self, arguments: list[str]):
+        super().__init__(arguments)
+        self.place = shlex.join(arguments)[:_SHOWN]
 
     def diagnostics(self) -> str:
         """The last that the program said on its standard error."""

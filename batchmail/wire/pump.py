@@ -32,7 +32,7 @@ class Drained(NamedTuple):
 class Pump:
     """Posts what a stream gives, writes what it is given; `post` is called from the two threads."""
 
-    _stream: Stream
+    stream: Stream
 
     def __init__(self, post: Callable[[Octets | Ended | Drained], None]):
         self._post = post
@@ -46,7 +46,7 @@ class Pump:
         ]
 
     def start(self, stream: Stream) -> None:
-        self._stream = stream
+        self.stream = stream
         for thread in self._threads:
             thread.start()
 
@@ -70,11 +70,11 @@ class Pump:
         self._out.put(None)
         if self._threads[1].is_alive():  # it has not begun when the call failed before its first word
             self._threads[1].join(timeout_s)
-        self._stream.close()
+        self.stream.close()
 
     def _read(self) -> None:
         try:
-            while data := self._stream.read(_READ_OCTETS):
+            while data := self.stream.read(_READ_OCTETS):
                 self._unread.acquire()
                 self._post(Octets(data))
             self._post(Ended(None))
@@ -84,7 +84,7 @@ class Pump:
     def _write(self) -> None:
         try:
             while (data := self._out.get()) is not None:
-                self._stream.write(data)
+                self.stream.write(data)
                 with self._lock:
                     self._pending_octets -= len(data)
                     drained = not self._pending_octets

@@ -58,7 +58,7 @@ class SshStream:
     """The channel on which batchmail-receive runs at the other end."""
 
     def __init__(self, connection: "_Connection", channel: paramiko.Channel):
-        self._connection, self._channel = connection, channel
+        self._connection, self._channel, self.place = connection, channel, connection.to
         self._closed = False
         self._diagnostics = b""
         # Standard error shares the channel's window: unread, it would stop the call.
@@ -288,7 +288,11 @@ class _Connection:
 
     def write(self, channel: paramiko.Channel, data: bytes) -> None:
         with self._step("the far program takes no data"):
-            channel.sendall(data)
+            try:
+                channel.sendall(data)
+            except OSError:
+                if not channel.closed or not self.transport.is_active():
+                    raise  # else that program has ended, and who reads hears how
 
     @contextlib.contextmanager
     def deadline(self, seconds: float) -> "Iterator[threading.Event]":

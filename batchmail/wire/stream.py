@@ -7,7 +7,7 @@ wrong underneath comes out as `LineError`, whatever carries it.
 import contextlib
 import os
 import socket
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from batchmail.core.errors import LineError
 
@@ -23,6 +23,19 @@ class Stream(Protocol):
 
     def close(self) -> None:
         """End both directions, also for a read or write that is waiting in another thread."""
+
+
+@runtime_checkable
+class Program(Stream, Protocol):
+    """A stream to a program that somebody started for us, so that its end may say what is wrong."""
+
+    place: str  # where it was started, for people
+
+    def exit_status(self) -> int | None:
+        """How it ended; None when it has not, or not by itself, or the line was cut."""
+
+    def diagnostics(self) -> str:
+        """The last that it said on its standard error."""
 
 
 class SocketStream:

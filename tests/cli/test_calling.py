@@ -1,6 +1,14 @@
 """batchmail call: what it says, to whom, and its exit codes."""
 
-from tests.cli.programs import a_pair
+import sys
+
+import pytest
+
+from tests.cli.programs import BIN, CliSite, a_pair, receive
+
+
+def receive_program(site):
+    return f"{sys.executable} {BIN}/batchmail-receive -c {site.config}"
 
 
 def test_a_call_without_mail_is_told_to_who_asks(tmp_path):
@@ -13,6 +21,61 @@ def test_a_call_without_mail_is_told_to_who_asks(tmp_path):
 
 def test_a_call_to_nobody_is_a_wrong_command_line(tmp_path):
     mx, _ = a_pair(tmp_path)
-    for words in ([], ["--all"]):
+    for words, said in ([], b"name one, or say --all"), (["--all"], b"no peer has a call entry"):
         done = mx.run("call", *words)
-        assert (done.returncode, b"name one, or say --all" in done.stderr) == (64, True)
+        assert (done.returncode, said in done.stderr) == (64, True)
+
+
+def test_a_peer_that_calls_us_cannot_be_called_and_that_is_no_call_that_failed(tmp_path):
+    mx, home = a_pair(tmp_path)
+    assert home.run("call", "mx").returncode == 0
+    done = mx.run("call", "home")
+    assert (done.returncode, b"has no call entry: it calls us" in done.stderr) == (78, True)
+    assert mx.json("status")[0]["call_code"] == 0
+    assert mx.run("status").returncode == 0
+    assert mx.run("call", "home", "--dry-run").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("{receive} --pear home", "unknown argument --pear"),
+        ("{receive} --peer hoem", "no peer hoem; known: home"),
+        ("{receive} --peer home -c /none.toml", "/none.toml: No such file"),
+        ("sh -c 'no-such-program --peer home'", "ended with 127"),
+        ("sh -c 'echo Welcome; exec /dev/null'", "it said: Welcome / "),
+    ],
+)
+def test_what_is_wrong_at_the_other_side_for_good_is_for_a_person(tmp_path, command, said):
+    mx, home = a_pair(tmp_path)
+    home.configure(entry=f'call = "command: {command.format(receive=receive_program(mx))}"')
+    done = home.run("call", "mx")
+    assert (done.returncode, said in done.stderr.decode()) == (78, True), done
+    assert done.stderr.count(said.encode()) == 1
+    done = home.run("status")
+    assert (done.returncode, b"CRITICAL: mx: the last call failed and needs you: " in done.stdout) == (2, True)
+    home.configure(entry=f'call = "{receive(mx)}"')
+    assert home.run("call", "mx").returncode == 0
+    assert home.run("status").returncode == 0
+
+
+@pytest.mark.parametrize("command", ["false", "sh -c 'kill -9 $$'", "sh -c 'exit 255'", "sh -c 'echo later; exit 75'"])
+def test_a_line_that_is_not_there_is_not(tmp_path, command):
+    home = CliSite(tmp_path, "home.example", "mx", f'call = "command: {command}"')
+    done = home.run("call", "mx", "-v")
+    assert (done.returncode, b"it said: later" in done.stderr) == (75, "later" in command), done
+    assert home.run("status").returncode == 0
+
+
+def test_sites_that_contradict_each_other_are_for_people_at_both_ends(tmp_path):
+    mx, home = a_pair(tmp_path)
+    assert home.run("call", "mx").returncode == 0
+    with open(home.config, encoding="utf-8") as file:
+        renamed = file.read().replace("home.example", "other.example", 1)
+    with open(home.config, "w", encoding="utf-8") as file:
+        file.write(renamed)
+    done = home.run("call", "mx")
+    assert done.returncode == 78
+    assert b'set site = "other.example" in [peers.home] on mx.example' in done.stderr
+    for site in (mx, home):
+        assert (site.json("status")[0]["call_code"], site.run("status").returncode) == (78, 2)

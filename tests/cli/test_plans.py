@@ -50,6 +50,16 @@ def test_hold_and_release(mx):
     assert (ids(mx), states(mx)) == ([first, second], ["waiting"] * 2)
 
 
+@pytest.mark.parametrize("words", [("hold", "home"), ("release", "home"), ("remove", "ID"), ("release", "ID")])
+@pytest.mark.parametrize("option", [("--from", "nobody"), ("--older", "3d"), ("--larger", "1G"), ("--to", "nobody")])
+def test_names_and_filters_at_once_are_refused(mx, words, option):
+    words = [ids(mx)[0] if word == "ID" else word for word in words]
+    done = mx.run(*words, *option, "--yes")
+    assert (done.returncode, b"not both" in done.stderr) == (64, True)
+    assert states(mx) == ["waiting"] * 2
+    assert mx.json("status")[0]["troubles"] == []
+
+
 def test_ids_on_standard_input(mx):
     done = run("-c", mx.config, "hold", "-", stdin="\n".join(ids(mx)).encode())
     assert (done.returncode, states(mx)) == (0, ["held"] * 2)

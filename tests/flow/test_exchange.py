@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from batchmail.core.errors import LineError, PeerError, Temporary
+from batchmail.core.errors import ConfigError, LineError, PeerError, Temporary
 from batchmail.core.numbered import BATCH, REPORT, Number
 from batchmail.flow import incoming, outgoing
 from batchmail.flow.exchange import Options
@@ -374,10 +374,11 @@ def test_the_wrong_site(mx: Mailbox) -> None:
 
     assert meet(mx, leave).error is None
     result = meet(mx, behave, "other.example")
-    assert isinstance(result.error, PeerError)
+    assert isinstance(result.error, ConfigError)
     assert "peer home was home.example until now and says it is other.example" in str(result.error)
     result = meet(mx, behave, "mx.example")
-    assert "our own name" in str(result.error)
+    assert isinstance(result.error, ConfigError)
+    assert "both sides are called mx.example" in str(result.error)
 
 
 def test_the_peer_takes_leave_with_an_error(mx: Mailbox) -> None:

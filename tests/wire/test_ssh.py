@@ -23,6 +23,7 @@ from batchmail.wire.known_hosts import fingerprint
 from batchmail.wire.ssh import connect_ssh, host_key_lines
 from batchmail.wire.ssh_address import SshAddress
 from batchmail.wire.ssh_server import serve
+from batchmail.wire.stream import Program
 from tests.servers.host import Unavailable, free_port, open_directory, wait_until
 from tests.servers.sshd import Sshd, quote
 
@@ -413,8 +414,10 @@ def test_a_far_program_that_fails_is_heard(far_side, call, known_hosts, tmp_path
     far = far_side({key_of(tmp_path / "me"): FAILS})
     stream = call(far, known_hosts=known_hosts(far.known))
     assert read_to_end(stream) == b""
+    assert isinstance(stream, Program)
     assert stream.diagnostics() == "no such spool"
     assert stream.exit_status() == 127
+    assert stream.place == f"127.0.0.1:{far.port}"
 
 
 def test_what_a_far_program_complains_does_not_stop_the_call_or_fill_memory(far_side, call, known_hosts, tmp_path):
