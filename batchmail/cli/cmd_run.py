@@ -1,6 +1,7 @@
 """batchmail run: one pass of all that is due on this side."""
 
 import signal
+import sys
 from types import FrameType
 
 import click
@@ -23,12 +24,14 @@ _stopped: list[bool] = []  # filled by a signal
 
 @click.command("run", short_help="Do what is due here: replay, settle, notify, prune.")
 @click.option("--peer", "names", multiple=True, metavar="PEER", help="For this peer only; may be repeated.")
+@click.option("-v", "--verbose", is_flag=True, help="Say without a terminal too that a target takes nothing now.")
 @click.pass_obj
-def command(config_file: str | None, names: tuple[str, ...]) -> int:
+def command(config_file: str | None, names: tuple[str, ...], verbose: bool) -> int:
     """One pass of all that is due: replay what came, retry, settle what was reported, notify senders, prune.
 
     Exits with 75 when a target took nothing; it is tried again at the next pass.
     """
+    told = verbose or sys.stderr.isatty()
     site, path = start.load(config_file)
     named = [find_peer(site, name, path) for name in names]
     spool = start.set_up(site, served=named or None)
@@ -42,7 +45,7 @@ def command(config_file: str | None, names: tuple[str, ...]) -> int:
         if is_untouched(spool, peer.name):
             continue
         try:
-            worst = max(worst, _run(start.context(site, spool, peer)))
+            worst = max(worst, _run(start.context(site, spool, peer), told))
         except BatchmailError as error:  # one peer's trouble is not the others'
             click.echo(f"batchmail: {peer.name}: {error}", err=True)
             maillog.trouble(peer.name, str(error))
@@ -56,7 +59,8 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     _stopped.append(True)
 
 
-def _run(context: Context) -> int:
+def _run(context: Context, told: bool) -> int:
+    """`told`: somebody reads what passes; it is in the mail log and in `status` as well."""
     shown = ProgressLine(context.peer.name)
     ledger = context.open_ledger()
     targets = targets_of(context)
@@ -69,6 +73,6 @@ def _run(context: Context) -> int:
         shown.end()
         close_all(targets)
         ledger.close()
-    if down:
+    if down and told:
         click.echo(f"batchmail: {context.peer.name}: {down}", err=True)
     return 75 if down else 0

@@ -30,11 +30,11 @@ def set_up(site: Site, again: bool = False, served: Iterable[Peer] | None = None
 
     Where only some peers are `served`, what may lack for others is not looked for.
     Started as root, the program is the owner from here on: of an existing
-    spool its owner, of a new one the configured user.
+    spool its owner, of a new one, or of an empty directory of root's, the configured user.
     """
     os.umask(0o077)
     try:
-        if os.geteuid() == 0 and not os.path.exists(site.spool):
+        if os.geteuid() == 0 and not os.path.exists(f"{site.spool}/VERSION"):
             _make_spool_dir(site)
     except OSError as error:
         raise SpoolError(f"the spool {site.spool} cannot be made: {error}") from None
@@ -86,14 +86,24 @@ def peers_of(site: Site, spool: Spool, name: str | None, path: str) -> list[Peer
 
 
 def _make_spool_dir(site: Site) -> None:
-    account = _account(site)
-    os.umask(0o022)  # what is above it is root's, and to be passed by the owner
-    try:
-        os.makedirs(os.path.dirname(site.spool.rstrip("/")), mode=0o755, exist_ok=True)
-    finally:
-        os.umask(0o077)
-    os.mkdir(site.spool, mode=0o700)
-    os.chown(site.spool, *account)
+    """What crashes in between leaves an empty directory of root's: the next one gives it to its owner."""
+    if not os.path.exists(site.spool):
+        _account(site)  # before anything is made
+        os.umask(0o022)  # what is above it is root's, and to be passed by the owner
+        try:
+            os.makedirs(os.path.dirname(site.spool.rstrip("/")), mode=0o755, exist_ok=True)
+        finally:
+            os.umask(0o077)
+        os.mkdir(site.spool, mode=0o700)
+    setup.check_new(site.spool)
+    if os.stat(site.spool).st_uid == 0:
+        uid, gid = _account(site)
+        if uid and set(os.listdir(site.spool)) - {"lost+found"}:
+            raise SpoolError(
+                f"{site.spool} is to be the spool of {site.user} and is root's: chown {site.user} it first"
+            )
+        os.chown(site.spool, uid, gid)
+        os.chmod(site.spool, 0o700)
 
 
 def _check_way(root: str) -> None:

@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from batchmail.core.digest import sha256
-from batchmail.core.errors import UsageError
+from batchmail.core.errors import SpoolError, UsageError
 from batchmail.store.durable import make_dir, make_dirs, replace, replace_all, retire, retire_tree
 from batchmail.store.spool import NORMAL_DIR, VERSION, Door, Spool, is_domain
 
 _DRAFT_LIFE_S = 36 * 3600  # longer than any door or call keeps a draft open
 _STAMP = "SETUP"
+_DIRECTORIES = ("tmp", "doors", "lock", "out", "in", "ledger")
 
 
 def set_up(root: str, peers: Iterable[tuple[Door, Iterable[str]]], digest: str = "") -> None:
@@ -23,8 +24,9 @@ def set_up(root: str, peers: Iterable[tuple[Door, Iterable[str]]], digest: str =
     `peers` gives each peer's door and domains: exact, `.domain` for all below it, `*` for all; `digest` is that of the
     configuration in which they stand.
     """
+    check_new(root)
     make_dir(root)
-    for name in ("tmp", "doors", "lock", "out", "in", "ledger"):
+    for name in _DIRECTORIES:
         make_dir(f"{root}/{name}")
     if not os.path.exists(f"{root}/VERSION"):
         replace(f"{root}/tmp", f"{root}/VERSION", b"%d\n" % VERSION)
@@ -39,6 +41,21 @@ def set_up(root: str, peers: Iterable[tuple[Door, Iterable[str]]], digest: str =
     stamp = _fingerprint(chosen) + _line(digest)
     if not _holds(f"{root}/{_STAMP}", stamp):
         replace(spool.tmp, f"{root}/{_STAMP}", stamp)
+
+
+def check_new(root: str) -> None:
+    """Raises SpoolError where a directory holds what is not ours and is no spool yet: a wrong path, most likely.
+
+    It may be the home of the spool's user, and a file system of its own; and what a crash left of an earlier set-up.
+    """
+    if os.path.exists(f"{root}/VERSION") or not os.path.exists(root):
+        return
+    strange = sorted({name for name in os.listdir(root) if name[0] != "."} - {*_DIRECTORIES, "lost+found"})
+    if strange:
+        raise SpoolError(
+            f"{root} is no spool and is not empty ({', '.join(strange[:3])}{', ...' if strange[3:] else ''}):"
+            " give `spool` in the configuration a directory of its own"
+        )
 
 
 def is_set_up(root: str, peers: Iterable[tuple[Door, Iterable[str]]], digest: str = "") -> bool:

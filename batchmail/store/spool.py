@@ -92,7 +92,7 @@ def check_owner(root: str) -> None:
     if owner != os.geteuid():
         raise SpoolError(
             f"the spool {root} belongs to {user_name(owner)}, this program runs as {user_name(os.geteuid())}:"
-            f" run it as {user_name(owner)} or as root"
+            f" run it as {f'{user_name(owner)} or as root' if owner else 'root'}"
         )
 
 

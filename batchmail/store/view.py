@@ -17,6 +17,8 @@ from batchmail.store.received import NEVER_MS
 from batchmail.store.spool import Spool
 from batchmail.store.waiting import WaitingRoom
 
+# Of a transaction of ours, by its batch: one that has no row goes again since `resend`, from its file in the outbox.
+_STATE = "COALESCE(sent.state, CASE WHEN stream = '' THEN 'ended' ELSE 'sealed' END)"
 _OUTCOME = "n, action, code, status, text, mta, time_ms"
 
 
@@ -93,8 +95,8 @@ class View:
     def look(self) -> Look:
         """The peer as a whole."""
         unsettled = self._rows(
-            "SELECT sent.state, COUNT(*), MIN(arrival_ms) FROM out_tx JOIN sent USING (stream, seq)"
-            " WHERE settled_ms IS NULL GROUP BY sent.state"
+            f"SELECT {_STATE}, COUNT(*), MIN(arrival_ms) FROM out_tx LEFT JOIN sent USING (stream, seq)"  # noqa: S608
+            " WHERE settled_ms IS NULL AND stream <> '' GROUP BY 1"
         )
         replay = "SELECT COUNT(*), MIN(next_ms) FROM in_tx WHERE state <> 'done' AND next_ms < ?"
         query = "SELECT COUNT(*), MIN(id) FROM in_tx WHERE state <> 'done' AND next_ms = ? AND state = 'held'"
@@ -111,7 +113,7 @@ class View:
 
     def batch_state(self, number: Number) -> str:
         rows = self._rows("SELECT state FROM sent WHERE stream = ? AND seq = ?", *number[:2])
-        return str(rows[0][0]) if rows else ""
+        return str(rows[0][0]) if rows else "sealed"  # anew, in the next call
 
     def identity(self, number: Number) -> str:
         """Of a numbered file of either side, as it was sealed or announced; empty when it is not known."""
@@ -157,7 +159,7 @@ class View:
 
     def sent(self, identifier: str) -> SentTransaction | None:
         rows = self._rows(
-            "SELECT stream, seq, arrival_ms, recipients, settled_ms, COALESCE(sent.state, 'ended'),"
+            f"SELECT stream, seq, arrival_ms, recipients, settled_ms, {_STATE},"  # noqa: S608
             " sealed_ms, custody_ms FROM out_tx LEFT JOIN sent USING (stream, seq) WHERE id = ?",
             identifier,
         )

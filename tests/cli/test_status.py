@@ -70,6 +70,9 @@ def test_a_target_that_is_down_is_a_warning_until_it_is_up(tmp_path):
     home.configure(target=DOWN)
     mx.pipe(TWO)
     home.run("call", "mx")
+    done = home.run("run")  # as cron does it, which mails what is said
+    assert (done.returncode, done.stdout, done.stderr) == (75, b"", b"")
+    assert b"mx: " in home.run("run", "-v").stderr
     done = home.run("status")
     assert done.returncode == 1
     assert b"WARNING: mx: the target took nothing" in done.stdout

@@ -60,3 +60,18 @@ def test_what_is_held_at_the_far_side_is_released(tmp_path):
     assert home.run("run").returncode == 0
     assert home.json("show", identifier)[0]["state"] == "replayed"
     assert home.run("release", identifier).returncode == 64
+
+
+def test_what_is_to_be_sent_again_has_a_state_and_is_counted(tmp_path):
+    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
+    home.configure(target="smtp://127.0.0.1:1")
+    mx.pipe(TEXT, "-f", "a@x.example", "--", "r@h.example")
+    home.run("call", "mx")
+    assert mx.run("resend", "home").returncode == 0
+    [row] = mx.json("queue")
+    assert (row["state"], mx.json("show", row["id"])[0]["state"]) == ("sealed", "sealed")
+    [state] = mx.json("status")
+    assert (state["sealed"], state["custody"], state["waiting"]) == (1, 0, 0)
+    assert state["oldest_ms"] == row["arrival_ms"]
+    home.run("call", "mx")
+    assert [one["state"] for one in mx.json("queue")] == ["custody"]

@@ -41,7 +41,7 @@ def pause_is_over(site: Site) -> None:
 
 
 def run(site: Site) -> subprocess.CompletedProcess[str]:
-    return site.batchmail("run")
+    return site.batchmail("run", "-v")
 
 
 def notices(site: Site) -> list[str]:
