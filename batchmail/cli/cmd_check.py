@@ -91,5 +91,7 @@ def _of_files(context: Context, repair: bool) -> Iterator[Finding]:
                 yield from Damage(context, Repairer(context, ledger), shown.checked).findings()
     except BatchmailError as error:
         yield Finding(f"files of {context.peer.name}", str(error))
+    except OSError as error:
+        yield Finding(f"files of {context.peer.name}", f"cannot read {error.filename}: {error.strerror}")
     finally:
         shown.end()

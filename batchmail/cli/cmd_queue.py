@@ -34,7 +34,8 @@ def command(config_file: str | None, peer: str | None, limit: int, as_json: bool
     """List the transactions that are not settled, peer by peer, in the order in which they go, the newest last.
 
     Their STATE: "custody", the far side has it, and its outcome is awaited; "sealed", in a batch that has not
-    crossed yet, or goes again after batchmail resend; "held", set aside; "waiting"; "damaged" and "unknown", see batchmail check --files.
+    crossed yet, or goes again after batchmail resend; "held", set aside; "waiting"; "damaged" and "unknown", see
+    batchmail check --files.
     """
     site, path = start.load(config_file)
     spool = start.open_spool(site)

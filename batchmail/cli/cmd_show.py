@@ -13,7 +13,8 @@ from batchmail.core.envelope import Parameters
 from batchmail.core.errors import BatchmailError, Permanent, UsageError
 from batchmail.core.names import is_id
 from batchmail.flow.context import Context
-from batchmail.flow.overview import Record, find
+from batchmail.flow.overview import Record, find, quarantined
+from batchmail.store.spool import Spool
 from batchmail.store.view import NoticeRow, ReceivedTransaction, SentTransaction, Told
 from batchmail.wire.peer_text import printable
 
@@ -38,7 +39,7 @@ def command(config_file: str | None, identifier: str, peer: str | None, as_text:
     spool = start.open_spool(site)
     end_with_reader()
     contexts = [start.context(site, spool, one) for one in start.peers_of(site, spool, peer, path)]
-    record = _look_everywhere(contexts, wanted)
+    record = _look_everywhere(spool, contexts, wanted)
     if as_text:
         _print_text(record)
     elif as_json:
@@ -49,7 +50,7 @@ def command(config_file: str | None, identifier: str, peer: str | None, as_text:
     return 0
 
 
-def _look_everywhere(contexts: list[Context], identifier: str) -> Record:
+def _look_everywhere(spool: Spool, contexts: list[Context], identifier: str) -> Record:
     problem: BatchmailError | None = None
     for context in contexts:
         try:
@@ -59,8 +60,12 @@ def _look_everywhere(contexts: list[Context], identifier: str) -> Record:
             continue
         if record is not None:
             return record
-    raise problem or UsageError(
-        f"no transaction {identifier} is here: it may be settled and forgotten, see `remember`, and the mail log"
+    raise (
+        problem
+        or quarantined(spool, identifier)
+        or UsageError(
+            f"no transaction {identifier} is here: it may be settled and forgotten, see `remember`, and the mail log"
+        )
     )
 
 

@@ -7,7 +7,9 @@ import click
 from batchmail.cli import start
 from batchmail.cli.tables import end_with_reader, print_json
 from batchmail.core.errors import BatchmailError, UsageError
+from batchmail.core.names import is_id
 from batchmail.flow.life import MOST_READ, Life, lives
+from batchmail.flow.overview import quarantined
 from batchmail.wire.peer_text import printable
 
 
@@ -34,6 +36,8 @@ def command(config_file: str | None, word: str, peer: str | None, as_json: bool)
             problem = error
     if problem and not found:
         raise problem
+    if not found and is_id(word.upper()) and (lost := quarantined(spool, word.upper())):
+        raise lost
     if not found:
         raise UsageError(
             f"nothing is known here of {printable(word[:300].encode())}: it may be forgotten, see `remember`, and the"

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import NamedTuple
 
 from batchmail.core import numbered
@@ -21,11 +22,14 @@ from batchmail.flow.repair import Repairer
 from batchmail.store import batchfile
 from batchmail.store.boxes import Inbox, Outbox
 from batchmail.store.notices import Notices
+from batchmail.store.reader import Damaged
 from batchmail.store.shelf import Shelf
+from batchmail.store.spool import user_name
 from batchmail.store.view import View, open_view
 from batchmail.store.waiting import Waiting, WaitingRoom, read_entry
 
 Progress = Callable[[int], None]  # files read
+Mend = Callable[[str, str], str]  # given a path and what is wrong there; says what was done
 
 _SPOOL_FILE = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\.[0-9]{1,15}\.bsmtp\Z")
 _PARTIAL = re.compile(r"[0-9A-Z]{16}\.[0-9]{1,16}\.[a-z]{1,10}\.[0-9a-f]{64}\.[A-Za-z0-9.]{1,40}\Z")
@@ -73,8 +77,8 @@ class Damage:
             for waiting in scan:
                 self._counted()
                 if problem := _waiting_problem(waiting):
-                    done = self._repairer.set_aside(waiting.path, problem) if self._repairer else ""
-                    yield Finding(waiting.path, f"{problem}; its sender has to send it again", done)
+                    mend = partial(self._repairer.waiting_file, waiting.id) if self._repairer else None
+                    yield _finding(waiting.path, problem, "; its sender has to send it again", mend)
 
     def _ledger(self, view: View) -> Iterator[Finding]:
         if problem := view.damage():
@@ -90,13 +94,13 @@ class Damage:
                 self._counted()
                 problem = _numbered_problem(view, number, box.path(number))
                 if problem:
-                    yield Finding(box.path(number), problem, self._repair(box, number, problem))
+                    yield _finding(box.path(number), problem, "", self._mend_of(box, number))
 
-    def _repair(self, box: Outbox | Inbox, number: Number, problem: str) -> str:
+    def _mend_of(self, box: Outbox | Inbox, number: Number) -> Mend | None:
         if self._repairer is None:
-            return ""
+            return None
         mend = self._repairer.outbox_file if box is self._outbox else self._repairer.inbox_file
-        return mend(number, problem)
+        return lambda _path, why: mend(number, why)
 
     def _missing(self, view: View) -> Iterator[Finding]:
         """Rows whose files are not there."""
@@ -117,8 +121,12 @@ class Damage:
         for identifier in view.owed_ids():
             self._counted()
             if (problem := notices.problem(identifier)) and identifier in view.owed_ids():
-                done = self._repairer.notice(identifier, problem) if self._repairer else ""
-                yield Finding(notices.path(identifier), f"{problem}; --repair has the postmaster told instead", done)
+                mend = partial(self._mend_notice, self._repairer, identifier) if self._repairer else None
+                yield _finding(notices.path(identifier), problem, "; --repair has the postmaster told instead", mend)
+
+    @staticmethod
+    def _mend_notice(repairer: Repairer, identifier: str, _path: str, why: str) -> str:
+        return repairer.notice(identifier, why)
 
     def _strays(self) -> Iterator[Finding]:
         root, peer = self._context.spool.root, self._context.peer.name
@@ -133,9 +141,24 @@ class Damage:
         ):
             for entry in _files(f"{root}/{place}"):
                 if not is_ours(entry.name):
-                    problem = "does not belong there"
-                    done = self._repairer.set_aside(entry.path, problem) if self._repairer else ""
-                    yield Finding(entry.path, f"{problem}: batchmail check --repair moves it away", done)
+                    mend = self._repairer.set_aside if self._repairer else None
+                    advice = ": batchmail check --repair moves it away"
+                    yield _finding(entry.path, "does not belong there", advice, mend)
+
+
+def _finding(path: str, problem: str, advice: str, mend: Mend | None) -> Finding:
+    """What is wrong with a file, and mended; one that is another's is left, and the others are gone on with."""
+    me = os.geteuid()
+    try:
+        owner = os.lstat(path).st_uid
+    except FileNotFoundError:
+        owner = me
+    if owner != me:
+        return Finding(path, f"{problem}; belongs to {user_name(owner)}: chown {user_name(me)} {path}, and check again")
+    try:
+        return Finding(path, problem + advice, mend(path, problem) if mend else "")
+    except OSError as error:
+        return Finding(path, f"{problem}{advice}; cannot be repaired: {error.strerror}")
 
 
 def _is_spool_file(name: str) -> bool:
@@ -190,7 +213,11 @@ def _waiting_problem(waiting: Waiting) -> str:
             pass
     except FileNotFoundError:  # sealed meanwhile
         return ""
-    except (OSError, BatchmailError) as error:
+    except Damaged as error:
+        return f"is damaged: {error.what}"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except BatchmailError as error:
         return str(error)
     return ""
 
@@ -200,7 +227,9 @@ def _numbered_problem(view: View, number: Number, path: str) -> str:
         identity = batchfile.check_batch(path)[2] if number.kind == BATCH else batchfile.unpack(path)[1]
     except FileNotFoundError:  # settled meanwhile
         return ""
-    except (OSError, BatchmailError) as error:
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except BatchmailError as error:
         return f"{error}; the other side can be asked to send it again, or has it"
     known = view.identity(number)
     return (

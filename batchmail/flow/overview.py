@@ -13,12 +13,12 @@ from typing import NamedTuple
 from batchmail.core import bsmtp
 from batchmail.core.entry import Entry
 from batchmail.core.envelope import Envelope
-from batchmail.core.errors import BatchmailError, KeyRefused, SpoolError
+from batchmail.core.errors import BatchmailError, KeyRefused, Permanent, SpoolError
 from batchmail.core.names import time_of_id
 from batchmail.core.numbered import BATCH, Number
 from batchmail.flow.context import Context
 from batchmail.flow.lists import Lists, look_at_lists, unlisted
-from batchmail.store import batchfile
+from batchmail.store import batchfile, quarantine
 from batchmail.store.boxes import Inbox, Outbox
 from batchmail.store.census import count
 from batchmail.store.room import free_octets
@@ -241,6 +241,9 @@ def _troubles(context: Context, state: PeerState) -> Iterator[Trouble]:
         yield Trouble(WARNING, f"retired: the doors refuse mail for it until batchmail retire --undo {peer.name}")
     if state.held:
         yield Trouble(WARNING, f"held transactions: {state.held}; batchmail queue {peer.name} shows them")
+    if lost := quarantine.transactions(context.spool, peer.name):
+        what = f"damaged files with its mail in quarantine: {len(lost)}, such as {lost[0]}"
+        yield Trouble(WARNING, f"{what}; a .why beside each says more; remove both when they are not wanted any more")
     if state.oldest_ms is not None and now_ms - state.oldest_ms > peer.lifetime_ms // 2:
         yield Trouble(WARNING, "the oldest transaction is past half of its lifetime")
 
@@ -290,6 +293,16 @@ def find(context: Context, identifier: str) -> Record | None:
             return record and _with_list(context, record._replace(plan=view.plan(identifier)))
     record = _find_waiting(context, identifier)
     return record and _with_list(context, record)
+
+
+def quarantined(spool: Spool, identifier: str) -> Permanent | None:
+    """What to say of a transaction of which nothing is left but a damaged file that was moved away."""
+    path = quarantine.find(spool, identifier)
+    return (
+        Permanent(f"{identifier} was damaged and goes nowhere: it lies in {path}; {path}.why says why")
+        if path
+        else None
+    )
 
 
 def _with_list(context: Context, record: Record) -> Record:

@@ -21,10 +21,11 @@ from batchmail.store.boxes import Inbox, Outbox
 from batchmail.store.durable import Draft
 from batchmail.store.ledger import Ledger
 from batchmail.store.notices import Notices
-from batchmail.store.owed import Owed
+from batchmail.store.owed import Owed, Untold, owe
 from batchmail.store.quarantine import quarantine
 from batchmail.store.received import Received
 from batchmail.store.sent import Sent
+from batchmail.wire import maillog
 
 
 class Repairer:
@@ -39,8 +40,24 @@ class Repairer:
         self._notices, self._owed = Notices(context.spool, context.peer.name), Owed(ledger)
 
     def set_aside(self, path: str, why: str) -> str:
-        """A waiting file, or a stray."""
+        """A stray."""
         return f"moved to {quarantine(self._context.spool, path, why)}"
+
+    def waiting_file(self, identifier: str, path: str, why: str) -> str:
+        """One that waits, is held or ended here, and cannot be read any more."""
+        is_left = identifier in self._sent.sealed_ids([identifier])  # a leftover, of one that is safe elsewhere
+        return self._lose([] if is_left else [identifier], path, why)
+
+    def _lose(self, identifiers: list[str], path: str, why: str) -> str:
+        """Move a file away that holds these, which go nowhere.  A crash in between: the postmaster is told twice."""
+        context, now_ms = self._context, self._context.now_ms()
+        text = f"lost here: its file was damaged ({why}) and lies in quarantine"
+        with self._ledger.transaction():
+            owe(self._ledger, {}, now_ms, [Untold(context.new_id(), one, text.encode()) for one in identifiers])
+        place = quarantine(context.spool, path, "; ".join([why, *identifiers]))
+        for identifier in identifiers:
+            maillog.quarantined(identifier, context.peer.name, place, why)
+        return f"moved to {place}" + ("; the postmaster is told of it" if identifiers else "")
 
     def notice(self, identifier: str, why: str) -> str:
         """An owed one that is damaged, or missing.  A crash in between leaves it missing: it is done again."""
@@ -53,15 +70,16 @@ class Repairer:
         """A damaged numbered file of ours.  A crash after the new batch and before the move: it is done again."""
         path, done = self._outbox.path(number), []
         file = self._sent.file(*number[:2])
+        is_here = file is not None and file.state == "sealed"  # else the far side has it, and its number is in order
         if number.kind == BATCH:
-            done.append(self._seal_intact(path, number))
-        done.append(self.set_aside(path, why))
-        if file is not None and file.state == "sealed":  # else the far side has it, and its number is in order
+            done.append(self._seal_intact(path))
+        done.append(self._lose(self._sent.open_ids(number) if is_here else [], path, why))
+        if is_here:
             self._sent.unreport(number)
             self._sealer.fill(number)
         return "; ".join(done)
 
-    def _seal_intact(self, path: str, number: Number) -> str:
+    def _seal_intact(self, path: str) -> str:
         with Draft(self._context.spool.tmp) as draft:
             intact, lost = self._read(path, draft)
             settled = self._sent.settled_ids([item.entry.id for item in (*intact, *lost)])

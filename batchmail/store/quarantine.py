@@ -1,6 +1,7 @@
 """What is damaged is set aside, never removed: SPOOL/quarantine holds it under its old path, and beside it why."""
 
 import os
+from contextlib import suppress
 
 from batchmail.store.durable import make_dir, move, replace
 from batchmail.store.spool import Spool
@@ -21,6 +22,20 @@ def quarantine(spool: Spool, path: str, why: str) -> str:
     return final
 
 
-def count(spool: Spool) -> int:
-    """How many files lie there."""
-    return sum(not name.endswith(".why") for _, _, names in os.walk(f"{spool.root}/quarantine") for name in names)
+def transactions(spool: Spool, peer: str) -> list[str]:
+    """The files of ours for a peer that lie there and hold, or held, transactions."""
+    return [path for path in _files(f"{spool.root}/quarantine/out/{peer}") if ".bsmtp" in path or ".batch" in path]
+
+
+def find(spool: Spool, identifier: str) -> str:
+    """The file there that holds a transaction, by its name or what is said beside it; empty: none does."""
+    for path in _files(f"{spool.root}/quarantine"):
+        with suppress(OSError), open(f"{path}.why", encoding="utf-8", errors="replace") as why:
+            if os.path.basename(path).startswith(identifier) or identifier in why.read():
+                return path
+    return ""
+
+
+def _files(root: str) -> list[str]:
+    found = (f"{where}/{name}" for where, _, names in os.walk(root) for name in names)
+    return sorted(path for path in found if not path.endswith(".why"))

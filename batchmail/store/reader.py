@@ -10,6 +10,14 @@ from batchmail.core.entry import Entry
 from batchmail.core.errors import SpoolError
 
 
+class Damaged(SpoolError):
+    """A spool file that is not as it was written; `what` says it without the path."""
+
+    def __init__(self, path: str, what: str):
+        super().__init__(f"{path} is damaged: {what}; batchmail check --files says more")
+        self.what = what
+
+
 def read_file(identifier: str, path: str) -> tuple[Entry, Callable[[], Iterator[bytes]]]:
     """A spool file's entry, and its text from MAIL to the final dot in pieces.
 
@@ -21,7 +29,7 @@ def read_file(identifier: str, path: str) -> tuple[Entry, Callable[[], Iterator[
         file.seek(max(0, size_octets - entry_lines.TAIL_OCTETS))
         entry, offset = entries.parse(identifier, first, file.read())
     if size_octets != offset + entry.text_octets + entry_lines.TAIL_OCTETS:
-        raise SpoolError(f"{path} is damaged: its length is not what was accepted; batchmail check says more")
+        raise Damaged(path, "its length is not what was accepted")
     return entry, lambda: _read_text(path, offset, entry)
 
 
@@ -46,4 +54,4 @@ def _read_text(path: str, offset: int, entry: Entry) -> Iterator[bytes]:
             left -= len(data)
             yield data
     if left or digest.hexdigest() != entry.sha256:
-        raise SpoolError(f"{path} is damaged: its text is not what was accepted; batchmail check says more")
+        raise Damaged(path, "its text is not what was accepted")

@@ -146,6 +146,11 @@ class Sent:
             self._db.execute(f"UPDATE in_rcpt SET acknowledged_ms = ? WHERE {told}", (now_ms, number.file_name))  # noqa: S608
             return [row[0] for row in rows]
 
+    def open_ids(self, number: Number) -> list[str]:
+        """Those of a batch that are not settled, nor sealed anew."""
+        query = "SELECT id FROM out_tx WHERE stream = ? AND seq = ? AND settled_ms IS NULL ORDER BY id"
+        return [row[0] for row in self._ledger.rows(query, *number[:2])]
+
     def count_transactions(self, number: Number) -> int:
         """How many of a batch are not settled."""
         query = "SELECT COUNT(*) FROM out_tx WHERE stream = ? AND seq = ? AND settled_ms IS NULL"

@@ -15,6 +15,11 @@ def held(identifier: str, peer: str, reason: str) -> None:
     write(syslog.LOG_WARNING, f"{identifier}: held, peer={peer}", reason=reason)
 
 
+def quarantined(identifier: str, peer: str, path: str, reason: str) -> None:
+    """A transaction whose file is damaged was moved away: it goes nowhere."""
+    write(syslog.LOG_ERR, f"{identifier}: quarantined, peer={peer}, path={escape(path)}", reason=reason)
+
+
 def sealed(file_name: str, peer: str, transactions: int, text_octets: int, file_octets: int) -> None:
     """A batch is in the outbox."""
     write(

@@ -6,6 +6,8 @@ import shutil
 import pytest
 
 from tests.cli.programs import DOWN, TWO, CliSite, a_pair, run
+from tests.servers.host import is_root
+from tests.servers.sshd import login_account
 
 
 def problems(site, *options):
@@ -79,8 +81,49 @@ def test_every_file_is_read_when_asked(home):
     assert home.run("check").returncode == 0
     done = home.run("check", "--files")
     assert done.returncode == 1
-    assert path.encode() in done.stdout
-    assert b"is damaged" in done.stdout
+    (line,) = [line for line in done.stdout.decode().splitlines() if line.startswith("WRONG")]
+    assert (line.count(path), "damaged" in line, "says more" in line) == (1, True, False)
+
+
+def test_what_is_moved_to_quarantine_is_said_wherever_one_looks(home):
+    home.pipe(TWO)
+    path = home.waiting_files()[0]
+    identifier = os.path.basename(path)[:26]
+    os.truncate(path, 300)
+    assert b"MENDED" in home.run("check", "--repair").stdout
+    place = f"{home.spool}/quarantine/{os.path.relpath(path, home.spool)}"
+    for command in ("show", "trace"):
+        done = home.run(command, identifier)
+        assert (done.returncode, place.encode() in done.stderr) == (69, True), done
+    done = home.run("status")
+    assert (done.returncode, place.encode() in done.stdout) == (1, True)
+    assert home.run("run").returncode == 0
+    letters = [name for name in os.listdir(f"{home.directory}/drop") if name.endswith(".bsmtp")]
+    with open(f"{home.directory}/drop/{letters[0]}", encoding="ascii") as letter:
+        assert f"{identifier}, notice" in (text := letter.read()) and "its file was damaged" in text
+    for name in (place, f"{place}.why"):
+        os.remove(name)
+    assert (home.run("status").returncode, home.run("show", identifier).returncode) == (0, 64)
+
+
+@pytest.mark.skipif(not is_root(), reason="needs root")
+def test_a_file_of_root_in_the_spool_does_not_end_the_check(open_path):
+    login_account()
+    config, spool = f"{open_path}/b.toml", f"{open_path}/spool"
+    with open(config, "w", encoding="ascii") as file:
+        file.write(f'site = "home.example"\nspool = "{spool}"\n[peers.mx]\ntarget = "{DOWN}"\n')
+    os.chmod(config, 0o644)
+    assert run("-c", config, "setup").returncode == 0
+    stray = f"{spool}/out/mx/held/core"
+    held = f"{spool}/out/mx/held/{'0' * 26}.100.bsmtp"
+    for name in (stray, held):
+        with open(name, "wb"):
+            os.chmod(name, 0o600)
+    done = run("-c", config, "check", "--repair").stdout.decode()
+    assert f"WRONG  {stray}: does not belong there; belongs to root: chown batchmail {stray}" in done
+    assert f"WRONG  {held}: cannot be read: Permission denied; belongs to root: chown batchmail {held}" in done
+    assert "WRONG  target " in done and "MENDED" not in done
+    assert os.path.exists(stray) and os.path.exists(held)
 
 
 def test_a_configuration_that_is_wrong(tmp_path):

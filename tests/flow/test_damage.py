@@ -9,6 +9,7 @@ from batchmail.core.numbered import Number
 from batchmail.flow.damage import Damage, Finding
 from batchmail.flow.repair import Repairer
 from batchmail.flow.seal import Sealer
+from batchmail.store import quarantine
 from batchmail.store.plans import HOLD, Plan, Plans
 from batchmail.store.received import Received
 from batchmail.store.shelf import Shelf
@@ -82,7 +83,7 @@ def test_a_damaged_waiting_file(pair: Pair, at: float) -> None:
     (found,) = look(pair.mx)
     assert (found.subject, found.repaired) == (path, "") and "damaged" in found.problem
     (found,) = look(pair.mx, True)
-    assert found.repaired.endswith(f"quarantine/{os.path.relpath(path, pair.mx.root)}")
+    assert f"quarantine/{os.path.relpath(path, pair.mx.root)}; the postmaster is told of it" in found.repaired
     assert quarantined(pair.mx) == [os.path.relpath(path, pair.mx.root)]
     assert look(pair.mx) == []
     assert sorted(pair.mx.waiting()) == sorted(good)
@@ -124,6 +125,19 @@ def test_a_damaged_batch_that_has_not_crossed(pair: Pair, at: float) -> None:
     named = {identifier for identifier in ids if identifier in found.repaired}
     assert come | named == set(ids) or (at < 0.1 and not come)
     assert not come & named
+    letters = b"".join(pair.mx.dropped().values())
+    for identifier in ids:
+        assert (identifier.encode() in letters, identifier in find_text(pair.mx, identifier)) == (
+            identifier not in come,
+        ) * 2
+
+
+def find_text(site: Mailbox, identifier: str) -> str:
+    path = quarantine.find(site.spool, identifier)
+    if not path:
+        return ""
+    with open(f"{path}.why", encoding="utf-8") as why:
+        return why.read()
 
 
 def test_a_damaged_batch_that_the_far_side_has(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
