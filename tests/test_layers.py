@@ -45,6 +45,7 @@ DISK_CALLS = {
 }
 LATE_IMPORTS = {
     # What few messages need: the pipe door starts once for each.
+    ("core.envelope", "unicodedata"),
     ("store.spool", "pwd"),
     ("store.arrivals", "batchmail.store.deadlines"),
     ("store.arrivals", "batchmail.store.reader"),

@@ -12,6 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from batchmail.core.entry import PRIORITIES
+from batchmail.core.envelope import as_a_labels
 from batchmail.core.errors import ConfigError
 from batchmail.core.listen import Address, Network
 from batchmail.core.listen import parse_address as parse_listen
@@ -140,7 +141,7 @@ def mailbox(value: Any) -> str:
 
 
 def domains(value: Any) -> tuple[str, ...]:
-    found = tuple(domain.lower() for domain in texts(value))
+    found = tuple(as_a_labels(domain.encode()).decode("ascii") for domain in texts(value))
     if not all(domain == "*" or is_site(domain.removeprefix(".")) for domain in found):
         raise ValueError
     return found

@@ -9,6 +9,7 @@ Not here: what a next hop is offered (`proto.smtp_client`), and who may send.
 from batchmail.core.value import NamedTuple
 
 MAX_RECIPIENTS = 10_000
+_MAX_LABEL = 63  # of a domain (RFC 1035 §2.3.4)
 
 
 class Parameter(NamedTuple):
@@ -76,6 +77,27 @@ def without(parameters: Parameters, *names: bytes) -> Parameters:
 
 
 def domain_of(address: bytes) -> bytes:
-    """The domain of an address in lower case; empty when it has none."""
+    """The domain of an address in lower case and A-labels; empty when it has none."""
     _, at, domain = address.rpartition(b"@")
-    return domain.lower() if at else b""
+    return as_a_labels(domain) if at else b""
+
+
+def as_a_labels(domain: bytes) -> bytes:
+    """A domain in lower case, the labels that are not ASCII as they stand in the DNS (RFC 5890 §2.3.2.1, RFC 5891).
+
+    So one domain has one name in tables and policy, however MTAs spell it.  What can be none stays as it is.
+    The codec `idna` is that of RFC 3490, which takes a sharp s for two and so the domain for another one.
+    """
+    if domain.isascii():
+        return domain.lower()
+    from unicodedata import normalize  # seldom: the pipe door loads this module
+
+    try:
+        labels = normalize("NFKC", domain.decode().lower()).split(".")
+    except UnicodeDecodeError:
+        return domain.lower()
+    if any(len(label) > _MAX_LABEL for label in labels):  # in no DNS; and the codec's time grows with the square
+        return domain.lower()
+    return b".".join(
+        label.encode() if label.isascii() else b"xn--" + label.encode("punycode") for label in labels
+    ).lower()

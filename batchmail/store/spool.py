@@ -16,6 +16,7 @@ One user owns everything.  Not here: what the configuration says (`cli.config`).
 
 import os
 
+from batchmail.core.envelope import as_a_labels
 from batchmail.core.errors import SpoolError, UnknownPeer
 from batchmail.core.names import is_peer
 from batchmail.core.value import NamedTuple
@@ -119,7 +120,7 @@ def user_name(uid: int) -> str:
 
 def find_door(root: str, name: str) -> Door:
     """The door for a peer's name or a domain.  Raises UnknownPeer naming the known ones, or one that is retired."""
-    wanted = name.lower().rstrip(".")
+    wanted = as_a_labels(os.fsencode(name)).decode("ascii", "replace").rstrip(".")
     door = find_peer_door(root, wanted) or find_domain_door(root, wanted)
     if door is None:
         raise UnknownPeer(_unknown(root, name))

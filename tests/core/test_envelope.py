@@ -111,3 +111,25 @@ def test_parameters():
     assert find(parameters, b"ENVID") is None
     assert without(parameters, b"RET") == (Parameter(b"SIZE", b"1"),)
     assert (domain_of(b"a@B.Example"), domain_of(b"x!y")) == (b"b.example", b"")
+
+
+@pytest.mark.parametrize(
+    ("domain", "found"),
+    [
+        ("b\u00fccher.Example", b"xn--bcher-kva.example"),
+        ("B\u00dcCHER.example.", b"xn--bcher-kva.example."),
+        ("bu\u0308cher.example", b"xn--bcher-kva.example"),  # two characters that make one
+        ("XN--bcher-kva.example", b"xn--bcher-kva.example"),
+        ("stra\u00dfe.example", b"xn--strae-oqa.example"),  # another domain than strasse.example (RFC 5894 §7.2)
+        ("\u4f8b\u3048.\u30c6\u30b9\u30c8", b"xn--r8jz45g.xn--zckzah"),
+        ("[IPv6:2001:db8::1]", b"[ipv6:2001:db8::1]"),
+    ],
+)
+def test_a_domain_is_what_it_is_in_the_dns(domain, found):
+    assert domain_of(f"\u00fc@{domain}".encode()) == found
+
+
+def test_octets_that_are_no_domain_stay():
+    assert domain_of(b"a@B\xfc.Example") == b"b\xfc.example"
+    label = "\u00fc".encode() * 64
+    assert domain_of(b"a@%b.Example" % label) == b"%b.example" % label

@@ -77,6 +77,13 @@ def test_who_is_not(address: str, salt: str) -> None:
     assert not accepts(address, salt=salt)
 
 
+@pytest.mark.parametrize("entry", ["ann@b\u00fccher.example", "ann@xn--bcher-kva.example"])
+def test_a_domain_by_its_letters_and_by_its_name_in_the_dns(entry: str) -> None:
+    for domain in ("B\u00fccher.example", "XN--bcher-kva.example"):
+        assert accepts(f"ann@{domain}", text=entry.encode())
+        assert not accepts(f"bob@{domain}", text=entry.encode())
+
+
 def test_delimiters_are_the_sites_own() -> None:
     assert accepts("ann-list@home.example", "-+") and accepts("ann+list@home.example", "-+")
     assert not accepts("ann+list@home.example", "")

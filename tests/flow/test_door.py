@@ -195,6 +195,20 @@ def test_a_domain_that_no_peer_has_costs_no_listing(
     assert listed == []
 
 
+def test_a_domain_by_its_letters(tmp_path: object) -> None:
+    """RFC 6531: where SMTPUTF8 is offered MTAs pass it as it was written."""
+    visit = Visit(tmp_path, peers=["home", "xn--bcher-kva"])
+    visit.say(HELLO + b"MAIL FROM:<s@x.example> SMTPUTF8\r\n")
+    address = "r@b\u00fccher.example".encode()
+    assert visit.say(b"RCPT TO:<%b>\r\n" % address)[0].startswith(b"250")
+    visit.say(b"DATA\r\n")
+    visit.say(b"x\r\n.\r\n")
+    visit.commit()
+    (waiting,) = WaitingRoom(visit.spool, "xn--bcher-kva").scan()
+    with open(waiting.path, "rb") as file:
+        assert b"\r\nRCPT TO:<%b>\r\n" % address in file.read()  # which stays
+
+
 @pytest.mark.parametrize(
     ("start", "size", "second"),
     [

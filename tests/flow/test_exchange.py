@@ -104,6 +104,16 @@ def test_a_refusal_becomes_a_notice_at_the_origin(tmp_path: object) -> None:
     nothing_left(pair)
 
 
+def test_who_may_send_is_asked_by_the_name_in_the_dns(tmp_path: object) -> None:
+    pair = make_pair(tmp_path)
+    entry = pair.home.context.peer._replace(senders=("xn--bcher-kva.example",), recipients=("xn--bcher-kva.example",))
+    pair = pair._replace(home=pair.home._replace(context=pair.home.context._replace(peer=entry)))
+    address = "<j\u00f8@b\u00fccher.example>"
+    (good,) = pair.mx.accept(b"Subject: good\r\n\r\n", sender=f"{address} SMTPUTF8", rcpts=(address,))
+    ok(pair.call())
+    assert list(pair.home.dropped()) == [good]
+
+
 def test_a_transaction_as_large_as_several_windows(pair: Pair) -> None:
     (message,) = messages(1, octets=3_000_000)
     pair.mx.accept(message, *messages(3))

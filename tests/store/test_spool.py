@@ -53,6 +53,14 @@ def test_find_door(tmp_path):
             find_door(spool.root, name)
 
 
+def test_a_domain_by_its_letters_and_by_its_name_in_the_dns(tmp_path):
+    spool = make_spool(tmp_path)
+    set_up(spool.root, [(door_of(spool), ["xn--bcher-kva.example"])])
+    for name in ("b\u00fccher.example", "B\u00fccher.Example.", "xn--bcher-kva.example"):
+        assert find_door(spool.root, name).peer == "home"
+        assert find_door(spool.root, os.fsencode(name).decode("ascii", "surrogateescape")).peer == "home"
+
+
 def test_a_domain_taken_away(tmp_path):
     spool = make_spool(tmp_path)
     set_up(spool.root, [(door_of(spool), ["*"])])
