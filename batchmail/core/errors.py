@@ -72,6 +72,13 @@ class BadContent(Permanent):
     status = "5.6.0"
 
 
+class BadAddress(Permanent):
+    """An address that no server can be given."""
+
+    exit_code = 65
+    status = "5.6.7"
+
+
 class UsageError(Permanent):
     """The command line is wrong."""
 

@@ -10,7 +10,7 @@ from batchmail.core.errors import MalformedInput
 from batchmail.core.lines import CRLF, Unstuffer
 from batchmail.core.names import next_id
 from batchmail.core.value import TYPE_CHECKING, Callable, NamedTuple
-from batchmail.flow.body import MAX_HELD_OCTETS, Body, imply, offer_name, priority_of
+from batchmail.flow.body import MAX_HELD_OCTETS, Body, identity_of, imply, offer_name, priority_of
 from batchmail.store.arrivals import Arrivals
 from batchmail.store.durable import Draft
 from batchmail.store.room import check_room
@@ -98,7 +98,7 @@ class Intake:
             writer.content(octets)
         name, digest = writer.end()
         self._drafts[-1] = (draft, name)
-        self._digests.append(digest)
+        self._digests.append(identity_of(envelope, body, digest))
         self._priorities.append(priority)
         self._accepted.append(Accepted(identifier, envelope, body.size_octets, body.bare_cr, body.bare_lf))
         body.discard()

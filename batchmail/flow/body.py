@@ -5,9 +5,10 @@ spool file depends on what it holds (RFC 6152: BODY=8BITMIME).  The pipe door st
 """
 
 from batchmail.core.digest import sha256
-from batchmail.core.envelope import Envelope, Parameter, find
-from batchmail.core.errors import BadContent, TooLarge
+from batchmail.core.envelope import Envelope, Parameter, find, format_mail, format_rcpt, without
+from batchmail.core.errors import BadAddress, BadContent, TooLarge
 from batchmail.core.lines import CRLF, Normalizer
+from batchmail.core.path import show
 from batchmail.core.value import Iterator
 from batchmail.store.durable import Draft
 from batchmail.store.room import check_room
@@ -93,15 +94,44 @@ class Body:
         self._memory.clear()
 
 
+def identity_of(envelope: Envelope, body: Body, digest: str) -> str:
+    """What tells a transaction from others under one queue id: the digest of its text, where it has no BY.
+
+    BY's seconds are counted down by who offers it again (RFC 2852 §4), so only how many digits they have counts: the
+    second one's file has the first one's name, in which the length of its text stands.
+    """
+    by = find(envelope.parameters, b"BY")
+    if by is None:
+        return digest
+    seconds, _, mode = (by.value or b"").partition(b";")
+    anew = (*without(envelope.parameters, b"BY"), Parameter(by.name, b"0" * len(seconds) + mode.upper()))
+    lines = [format_mail(envelope.sender, anew), *map(format_rcpt, envelope.recipients), b""]
+    identity = sha256(b"\n".join(lines))
+    for octets in body.pieces():
+        identity.update(octets)
+    return str(identity.hexdigest())
+
+
 def imply(envelope: Envelope, is_ascii: bool) -> Envelope:
-    """The envelope with what addresses and content say by themselves, where no parameter does."""
+    """The envelope with what addresses and content say by themselves, where no parameter does.  Raises BadAddress."""
     parameters = envelope.parameters
     if not is_ascii and not find(parameters, b"BODY"):
         parameters += (Parameter(b"BODY", b"8BITMIME"),)
     addresses = [envelope.sender, *(recipient.address for recipient in envelope.recipients)]
-    if not find(parameters, b"SMTPUTF8") and not all(map(bytes.isascii, addresses)):
-        parameters += (Parameter(b"SMTPUTF8", None),)
+    if not all(map(bytes.isascii, addresses)):
+        _check_utf8(addresses)
+        if not find(parameters, b"SMTPUTF8"):
+            parameters += (Parameter(b"SMTPUTF8", None),)
     return envelope if parameters is envelope.parameters else envelope._replace(parameters=parameters)
+
+
+def _check_utf8(addresses: list[bytes]) -> None:
+    """RFC 6531 §3.3: octets above 127 are UTF-8, or no server takes them."""
+    for address in addresses:
+        try:
+            address.decode()
+        except UnicodeDecodeError:
+            raise BadAddress(f"the address {show(address)} is neither ASCII nor UTF-8") from None
 
 
 def priority_of(envelope: Envelope, otherwise: int) -> int:

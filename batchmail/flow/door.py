@@ -16,7 +16,7 @@ from batchmail.core.envelope import MAX_RECIPIENTS, Client, Envelope, find, form
 from batchmail.core.errors import BatchmailError, Permanent, SpoolError
 from batchmail.core.names import make_id
 from batchmail.core.received import TOP_OCTETS, received_id
-from batchmail.flow.body import Body, imply, offer_name, priority_of
+from batchmail.flow.body import Body, identity_of, imply, offer_name, priority_of
 from batchmail.flow.budget import Budget
 from batchmail.flow.doors import Doors
 from batchmail.proto.smtp_events import Aborted, Answer, Content, End, Event, Rcpt, Start
@@ -272,10 +272,11 @@ class DoorSession:
             for octets in body.pieces():
                 writer.content(octets)
             name, digest = writer.end()
+            identity = identity_of(envelope, body, digest)
         except BaseException:
             draft.discard()
             raise
-        offered = offer_name(start.queue_id or received_id(body.top(TOP_OCTETS)), [digest])
+        offered = offer_name(start.queue_id or received_id(body.top(TOP_OCTETS)), [identity])
         return Part(door, numbers, envelope, Put(room, draft, name, priority, offered, now_ms))
 
     def _discard(self) -> None:

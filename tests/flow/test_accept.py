@@ -9,7 +9,7 @@ import pytest
 
 from batchmail.core.beside import from_options
 from batchmail.core.envelope import Envelope, Parameter, Parameters, Recipient, format_mail, format_rcpt
-from batchmail.core.errors import BadContent, MalformedInput, SpoolError, TooLarge
+from batchmail.core.errors import BadAddress, BadContent, MalformedInput, SpoolError, TooLarge
 from batchmail.core.names import make_id, next_id
 from batchmail.flow.accept import Intake, Message, Origin, read_message
 from batchmail.flow.accept_batch import read_batch
@@ -281,6 +281,16 @@ def test_what_is_implied(spool):
     assert mail.envelope == said
 
 
+@pytest.mark.parametrize("parameters", [(), (Parameter(b"SMTPUTF8", None),)])
+def test_an_address_that_no_server_takes(spool, parameters):
+    for sender, recipient in ((b"j\xf8rgen@b", b"c@d"), (b"a@b", b"c@\xe6.d")):
+        envelope = Envelope(sender, parameters, (Recipient(recipient),))
+        with pytest.raises(BadAddress, match=r"the address .*\\x.* is neither ASCII nor UTF-8"):
+            _accept(spool, _batch(b"x\n", envelope=envelope))
+    assert read_waiting(spool) == []
+    assert drafts(spool) == []
+
+
 def test_priority(spool):
     def urgency(parameters: Parameters, grade: int) -> list[int]:
         _clear(spool)
@@ -322,6 +332,23 @@ def test_the_same_queue_id_again(spool):
     assert len(_accept(spool, b"x\n", ONE._replace(sender=b"z@b"), origin, first=next_id(second, 1))) == 3
     assert len(_accept(spool, b"x\n", ONE, Origin(queue_id="4A2"), first=next_id(second, 2))) == 4
     assert len(_accept(spool, b"x\n", ONE, Origin(), first=next_id(second, 3))) == 5  # without one nobody can tell
+
+
+def test_the_same_again_with_less_time_left(spool):
+    """Who offers it again counts BY's seconds down."""
+
+    def offer(value: bytes, content: bytes = b"x\n") -> int:
+        parameters = (Parameter(b"BY", value), Parameter(b"RET", b"HDRS"))
+        text = _batch(content, envelope=Envelope(b"a@b", parameters, (Recipient(b"c@d"),)))
+        return len(_accept(spool, text, origin=Origin(queue_id="4A1"), first=next(names)))
+
+    names = (next_id(FIRST, 10 * number) for number in range(10))
+    assert [offer(value) for value in (b"100;R", b"095;r", b"+96;R")] == [1, 1, 1]
+    assert offer(b"095;N") == 2
+    assert offer(b"095;R", b"y\n") == 3
+    (waiting, *_) = WaitingRoom(spool, "home").scan()
+    WaitingRoom(spool, "home").remove([waiting.path])
+    assert offer(b"101;R") == 3  # a leftover of the first one's name, or what takes the place of one taken back
 
 
 def test_beside_the_text(spool):

@@ -176,6 +176,17 @@ def test_another_size_is_no_other_message(tmp_path: object) -> None:
         assert b"\r\nMAIL FROM:<s@x.example> RET=HDRS\r\n" in file.read()
 
 
+def test_less_time_left_is_no_other_message(tmp_path: object) -> None:
+    """Who offers a message again counts BY's seconds down."""
+    visit = Visit(tmp_path)
+    for by in (b"195;R", b"100;R"):
+        visit.say(HELLO + b"XFORWARD IDENT=4A1\r\nMAIL FROM:<s@x.example> BY=%b\r\n" % by + BOTH + b"DATA\r\n")
+        visit.say(b"x\r\n.\r\n")
+        visit.commit()
+        visit.again()
+    assert (len(visit.waiting("home")), len(visit.waiting("away"))) == (1, 1)
+
+
 def test_no_room(tmp_path: object) -> None:
     visit = Visit(tmp_path, reserve=1 << 60)
     said = visit.say(HELLO + b"MAIL FROM:<s@x.example>\r\n" + BOTH + b"DATA\r\n")[-1]
