@@ -24,6 +24,7 @@ from batchmail.store.sent import Sent
 from batchmail.wire import maillog
 from batchmail.wire.command import connect_command
 from batchmail.wire.dial import Dialing
+from batchmail.wire.peer_text import name_peer
 from batchmail.wire.ssh import connect_ssh
 from batchmail.wire.ssh_address import parse_address
 from batchmail.wire.stream import Stream
@@ -137,7 +138,7 @@ def _connect(peer: Peer, opening: bytes, dialing: Dialing | None) -> tuple[Strea
         except LineError as error:
             problem, dialing = error, None
         except KeyRefused as error:  # what logs in does not know what the peer is called
-            raise KeyRefused(str(error).replace("batchmail key PEER", f"batchmail key {peer.name}")) from None
+            raise KeyRefused(name_peer(str(error), peer.name)) from None
     raise problem
 
 

@@ -6,11 +6,23 @@ from typing import Any
 
 import click
 
-from batchmail.cli import start
+from batchmail.cli import forms, start
 from batchmail.cli.ahead import begin
 from batchmail.cli.config import find_peer
 from batchmail.core.errors import BatchmailError, ConfigError, UsageError
 from batchmail.wire import maillog
+
+
+class _Octets(click.ParamType[int]):
+    """A size as the configuration has it."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return forms.octets(value)
+        except ValueError:
+            self.fail(f'{value!r} is no size; give octets, or such as "10M"', param, ctx)
 
 
 @click.command("call", short_help="Call peers and exchange what waits, both ways.")
@@ -28,9 +40,9 @@ from batchmail.wire import maillog
 )
 @click.option(
     "--max-bytes",
-    type=click.IntRange(min=0),
-    metavar="OCTETS",
-    help="End the call after so much was sent and received.",
+    type=_Octets(),
+    metavar="SIZE",
+    help='End the call after so much was sent and received, such as "10M".',
 )
 @click.option(
     "-v", "--verbose", is_flag=True, help="Say what happened without a terminal too, such as that there was no line."

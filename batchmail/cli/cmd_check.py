@@ -72,6 +72,7 @@ def _of_peers(contexts: list[Context], files: bool, repair: bool) -> Iterator[Fi
     for context in contexts:
         yield from checkup.check_state(context)
         yield from checkup.check_line(context.peer)
+        yield from checkup.check_list(context.peer)
         if files:
             yield from _of_files(context, repair)
 

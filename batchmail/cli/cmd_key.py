@@ -24,12 +24,13 @@ from batchmail.core.settings import Peer, Site
 from batchmail.store.spool import become, user_name
 from batchmail.wire.keys import ensure_key
 from batchmail.wire.known_hosts import KnownKey, contradiction, fingerprint, known_keys
+from batchmail.wire.peer_text import name_peer
 from batchmail.wire.ssh import HostKeyLine, host_key_lines
 from batchmail.wire.ssh_address import SshAddress, parse_address
 from batchmail.wire.ssh_config import find_route
 
 _CONNECT_S = 15.0
-RECEIVE = "/usr/bin/batchmail-receive"
+_RECEIVE = "batchmail-receive"
 
 
 @click.command("key", short_help="Make our key for a peer, and print the lines that both sides need.")
@@ -39,13 +40,13 @@ RECEIVE = "/usr/bin/batchmail-receive"
 @click.option(
     "--program",
     metavar="PATH",
-    default=RECEIVE,
-    show_default=True,
-    help="Where batchmail-receive is on PEER's host; stands in the line for its authorized_keys.",
+    help="Where batchmail-receive is on PEER's host, by default where it is here; for its authorized_keys.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
-def command(config_file: str | None, peer: str, our_name: str | None, add: bool, program: str, as_json: bool) -> int:
+def command(
+    config_file: str | None, peer: str, our_name: str | None, add: bool, program: str | None, as_json: bool
+) -> int:
     """Make a missing key for PEER, which we call; print the lines for its authorized_keys and for our known_hosts.
 
     Nobody is believed by this: compare the fingerprints with those that PEER's operator sees, then add the lines.
@@ -55,6 +56,7 @@ def command(config_file: str | None, peer: str, our_name: str | None, add: bool,
     name = (our_name or site.name.partition(".")[0]).lower()
     if not is_peer(name):
         raise UsageError(f"{name} is no peer's name: a-z 0-9 . _ - are allowed")
+    program = program or os.path.join(start.program_directory(), _RECEIVE)
     if not re.fullmatch(r"/[\w./+@%,~-]+", program, re.ASCII):
         raise UsageError(f"{program} is not the absolute path of a program, without spaces and quotes")
     addresses = [parse_address(way) for way in found.call if not way.startswith("command:")]
@@ -70,9 +72,9 @@ def command(config_file: str | None, peer: str, our_name: str | None, add: bool,
     key = _Key(site, found.identity[0], owner)
     line = f'restrict,command="{program} --peer {name}" {key.line}'
     scans = [_scan(found, address) for address in addresses]
-    wrong = [problem for scan in scans for problem in scan.contradictions]
+    wrong = [name_peer(problem, found.name) for scan in scans for problem in scan.contradictions]
     if as_json:
-        print_json(_json(key, line, scans))
+        print_json(_json(found, key, line, scans))
     else:
         _print(found, key, line, scans)
     if known_hosts and wrong:
@@ -196,13 +198,13 @@ def _print(peer: Peer, key: _Key, line: str, scans: list[_Scan]) -> None:
         for one in scan.lines:
             click.echo(f"#   {one.fingerprint} {one.line.split()[1]}")
         for problem in scan.contradictions:
-            click.echo(f"# {problem}")
+            click.echo(f"# {name_peer(problem, peer.name)}")
         click.echo(f"# If they agree, here in {peer.known_hosts[0]}:")
         for one in scan.lines:
             click.echo(one.line)
 
 
-def _json(key: _Key, line: str, scans: list[_Scan]) -> dict[str, object]:
+def _json(peer: Peer, key: _Key, line: str, scans: list[_Scan]) -> dict[str, object]:
     return {
         "key": key.path,
         "made": key.made,
@@ -212,7 +214,7 @@ def _json(key: _Key, line: str, scans: list[_Scan]) -> dict[str, object]:
             {
                 "host": scan.address.host,
                 "known_hosts": [{"line": one.line, "fingerprint": one.fingerprint} for one in scan.lines],
-                "problem": scan.problem or "; ".join(scan.contradictions),
+                "problem": scan.problem or name_peer("; ".join(scan.contradictions), peer.name),
             }
             for scan in scans
         ],

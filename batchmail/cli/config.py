@@ -7,6 +7,7 @@ are read is in `cli.forms`; all is told in the manual page.
 import difflib
 import os
 import socket
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from batchmail.core.valid import parse_delimiters
 from batchmail.store.spool import user_name
 
 DEFAULT_PATH = "/etc/batchmail/batchmail.toml"
-_EXAMPLES = "/usr/share/doc/batchmail/contrib"
+_EXAMPLES = "share/doc/batchmail/contrib"  # below the directory above that of the programs
 DEFAULT_SPOOL = "/var/spool/batchmail"
 DEFAULT_USER = "batchmail"
 _MAX_OCTETS = 16 << 20
@@ -104,9 +105,10 @@ def load(path: str) -> Site:
         with open(path, "rb") as file:
             data = file.read(_MAX_OCTETS + 1)
     except FileNotFoundError as error:
+        prefix = os.path.dirname(os.path.dirname(os.path.abspath(sys.argv[0])))
         raise ConfigError(
             f"{path}: {error.strerror}: name the configuration with -c, or write it as batchmail.toml(5) says;"
-            f" examples are batchmail-*.toml in {_EXAMPLES}"
+            f" examples are batchmail-*.toml in {prefix}/{_EXAMPLES}"
         ) from None
     except OSError as error:
         me = user_name(os.geteuid())

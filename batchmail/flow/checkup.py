@@ -12,18 +12,23 @@ from collections.abc import Iterable, Iterator
 
 from batchmail.core.errors import BatchmailError, LineError, PeerError
 from batchmail.core.settings import Peer, Site
+from batchmail.core.valid import addresses_in
 from batchmail.flow.context import Context
 from batchmail.flow.damage import Finding
 from batchmail.flow.overview import look_at, room_trouble
+from batchmail.flow.recipients import read_words
 from batchmail.flow.smtp_session import Session
 from batchmail.flow.target_spec import TargetSpec, parse_target
 from batchmail.store.setup import stale_doors
 from batchmail.store.spool import Door, Spool, user_name
 from batchmail.store.view import open_view
 from batchmail.wire.known_hosts import known_keys, name_in_files
+from batchmail.wire.peer_text import name_peer
 from batchmail.wire.ssh_address import parse_address
 from batchmail.wire.ssh_config import find_route
 from batchmail.wire.ssh_keys import LoginKeys
+
+PROBE_S = 10.0  # for each answer of a target that is only greeted
 
 
 def check_spool(found: Spool, doors: Iterable[tuple[Door, Iterable[str]]]) -> Iterator[Finding]:
@@ -113,7 +118,7 @@ def _target_problem(spec: TargetSpec, me: str) -> str:
     if spec.scheme == "rmail":
         return "" if os.access(spec.path, os.X_OK) else f"{spec.path} is no program that can be started"
     try:
-        Session(spec, me).quit()
+        Session(spec, me, PROBE_S).quit()
     except (LineError, PeerError) as error:
         return f"takes nothing now: {error}; start it, or mend `target`: until then what comes waits here"
     return ""
@@ -129,7 +134,19 @@ def check_line(peer: Peer) -> Iterator[Finding]:
             else:
                 yield Finding(subject, _ssh_problem(peer, way))
         except BatchmailError as error:
-            yield Finding(subject, str(error))
+            yield Finding(subject, name_peer(str(error), peer.name))
+
+
+def check_list(peer: Peer) -> Iterator[Finding]:
+    """The file with the addresses that the peer is told of."""
+    if path := peer.valid_recipients_file:
+        subject = f"valid recipients for {peer.name} in {path}"
+        try:
+            yield Finding(f"{subject}: {addresses_in(read_words(peer))}")
+        except OSError as error:
+            yield Finding(subject, f"{user_name(os.geteuid())} cannot read it: {error.strerror}")
+        except ValueError as error:
+            yield Finding(subject, f"{error}; until it is mended, {peer.name} goes by the list before")
 
 
 def _command_problem(command: str) -> str:

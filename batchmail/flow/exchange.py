@@ -185,12 +185,17 @@ class Call:
         self._outgoing.close(cut)
         self._line.close()
         try:
-            self._worker.stop(wait=patient)
+            self._worker.stop(patient, self._left_s())
         finally:  # also when a signal ends the waiting: the transaction at hand is not left between dot and reply
             self._worker.stop(wait=False)
             self._arrivals.close()
             self._remember()
             self._ledger.close()
+
+    def _left_s(self) -> float | None:
+        """Of the time that the call may take, its replay included: `batchmail run` goes on with the rest."""
+        most_s = self._options.max_time_s
+        return None if most_s is None else max(0.0, self._started_s + most_s - time.monotonic())
 
     def _remember(self) -> None:
         if self._pace.rate is not None:

@@ -211,13 +211,20 @@ def read_words(peer: Peer) -> set[bytes]:
     path = peer.valid_recipients_file
     if not path:
         return words_of(entry.encode() for entry in peer.valid_recipients)
+    number = 0
+
+    def counted(lines: Iterable[bytes]) -> Iterator[bytes]:
+        nonlocal number
+        for number, line in enumerate(lines, 1):  # noqa: B007  the last that was read
+            yield line
+
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size > _MAX_FILE_OCTETS:
             raise ValueError(f"{path}: larger than {_MAX_FILE_OCTETS} octets")
         try:
-            return words_of(read_lines(file))
+            return words_of(read_lines(counted(file)))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{path}, line {number}: {error}") from None
 
 
 def _parts(pieces: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]]:

@@ -29,10 +29,13 @@ class SessionEnded(LineError):
 
 
 class Session:
-    """A session that takes transactions.  Raises TargetDown when there can be none."""
+    """A session that takes transactions.  Raises TargetDown when there can be none.
 
-    def __init__(self, spec: TargetSpec, me: str):
-        self._spec, self._me = spec, me
+    `answer_s`: the longest that an answer is waited for, where that is less than what RFC 5321 §4.5.3.2 asks for.
+    """
+
+    def __init__(self, spec: TargetSpec, me: str, answer_s: float = smtp.END_S):
+        self._spec, self._me, self._answer_s = spec, me, answer_s
         self._machine = SmtpClient()
         self.authenticated = self._has_left = False
         self.transactions = 0  # begun with MAIL
@@ -165,11 +168,10 @@ class Session:
         if self._spec.scheme == "sendmail":
             return ChildStream([self._spec.path, *self._spec.args])
         if self._spec.path:
-            return smtp.connect_unix(self._spec.path)
-        return smtp.connect_tcp(self._spec.host, self._spec.port)
+            return smtp.connect_unix(self._spec.path, min(self._answer_s, smtp.CONNECT_S))
+        return smtp.connect_tcp(self._spec.host, self._spec.port, min(self._answer_s, smtp.CONNECT_S))
 
     def _begin(self) -> None:
-        self._stream.allow(smtp.COMMAND_S)
         greeting = self._answer(Verb.CONNECT).reply
         if greeting.digit != 2:
             raise LineError(f"refused: {show(greeting)}")
@@ -191,7 +193,7 @@ class Session:
                 raise LineError("the server does not offer STARTTLS, and starttls=must")
             return
         self._require(Command(Verb.STARTTLS, b"STARTTLS"))
-        stream.allow(smtp.COMMAND_S)
+        stream.allow(min(self._answer_s, smtp.COMMAND_S))
         stream.start_tls(self._spec.host or "localhost", self._spec.tls_verify)
         self._machine.secured()
         self._hello()
@@ -220,7 +222,7 @@ class Session:
         return reply
 
     def _answer(self, verb: Verb) -> Answer:
-        self._stream.allow(_ANSWER_S.get(verb, smtp.COMMAND_S))
+        self._stream.allow(min(self._answer_s, _ANSWER_S.get(verb, smtp.COMMAND_S)))
         while (event := self._machine.next_event()) is NEED_DATA:
             self._machine.receive(self._stream.read(READ_OCTETS))
         if isinstance(event, Unasked):  # not while an answer is due

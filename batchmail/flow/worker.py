@@ -39,11 +39,11 @@ class Worker:
     def is_idle(self) -> bool:
         return self._stopped or not (self._wanted or self._busy) or not self._thread.is_alive()
 
-    def stop(self, wait: bool) -> None:
-        """End the thread; when not told to wait for what is due, after the transaction at hand."""
+    def stop(self, wait: bool, most_s: float | None = None) -> None:
+        """End the thread after the transaction at hand; if told to wait, only when what is due is done, or so late."""
         with self._condition:
             if wait:
-                self._condition.wait_for(lambda: self.is_idle)
+                self._condition.wait_for(lambda: self.is_idle, most_s)
             self._stopped = True
             self._condition.notify_all()
         if self._thread.is_alive():

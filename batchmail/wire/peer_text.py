@@ -17,3 +17,8 @@ def printable(data: bytes) -> str:
     """Text of unknown origin, made safe for a terminal and a log."""
     text = data.decode(errors="replace").strip()
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+def name_peer(text: str, peer: str) -> str:
+    """What is said by code that does not know how the peer is called."""
+    return text.replace("batchmail key PEER", f"batchmail key {peer}")

@@ -63,20 +63,20 @@ def _tls_context(verify: bool) -> ssl.SSLContext:
     return context
 
 
-def connect_tcp(host: str, port: int) -> SmtpStream:
+def connect_tcp(host: str, port: int, timeout_s: float = CONNECT_S) -> SmtpStream:
     """Connect, trying each address of `host`.  Raises LineError."""
     try:
-        sock = socket.create_connection((host, port), CONNECT_S)
+        sock = socket.create_connection((host, port), timeout_s)
     except (OSError, UnicodeError) as error:
         raise LineError(f"cannot connect: {getattr(error, 'strerror', None) or error}") from None
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # we write whole groups
     return SmtpStream(sock)
 
 
-def connect_unix(path: str) -> SmtpStream:
+def connect_unix(path: str, timeout_s: float = CONNECT_S) -> SmtpStream:
     """Connect to a socket in the file system.  Raises LineError."""
     sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(CONNECT_S)
+    sock.settimeout(timeout_s)
     try:
         sock.connect(path)
     except OSError as error:

@@ -79,3 +79,10 @@ def test_sites_that_contradict_each_other_are_for_people_at_both_ends(tmp_path):
     assert b'set site = "other.example" in [peers.home] on mx.example' in done.stderr
     for site in (mx, home):
         assert (site.json("status")[0]["call_code"], site.run("status").returncode) == (78, 2)
+
+
+def test_sizes_are_given_as_in_the_configuration(tmp_path):
+    _, home = a_pair(tmp_path)
+    assert home.run("call", "mx", "--max-bytes", "1M").returncode == 0
+    done = home.run("call", "mx", "--max-bytes", "1X")
+    assert (done.returncode, b"'1X' is no size" in done.stderr) == (64, True)

@@ -8,7 +8,7 @@ import pytest
 
 from batchmail.wire.keys import ensure_key
 from batchmail.wire.ssh_server import serve
-from tests.cli.programs import CliSite, run
+from tests.cli.programs import BIN, CliSite, run
 from tests.servers.host import is_root
 from tests.servers.sshd import login_account
 
@@ -32,7 +32,7 @@ def test_the_lines_to_paste(home, server, tmp_path):
     lines = done.stdout.decode().splitlines()
     with open(f"{home.directory}/id_ed25519.pub", encoding="ascii") as file:
         public = file.read().strip()
-    assert f'restrict,command="/usr/bin/batchmail-receive --peer home" {public}' in lines
+    assert f'restrict,command="{BIN}/batchmail-receive --peer home" {public}' in lines
     with open(tmp_path / "host_key.pub", encoding="ascii") as file:
         host_line = f"[127.0.0.1]:{server.port} {' '.join(file.read().split()[:2])}"
     assert host_line in lines
