@@ -77,11 +77,11 @@ def _is_keyword(word: bytes) -> bool:
     return word.replace(b"-", b"0").isalnum()
 
 
-def _printable_xtext(value: bytes | None, utf8: bool = False) -> bool:
+def _printable_xtext(value: bytes | None, utf8: bool = False, any_case: bool = False) -> bool:
     if value is None:
         return False
     try:
-        decoded = xtext.decode(value)
+        decoded = xtext.decode(value, any_case)
     except ValueError:
         return False
     return all(32 <= octet <= 126 or (utf8 and octet > 127) for octet in decoded)
@@ -92,7 +92,8 @@ def _is_ret(value: bytes | None) -> bool:
 
 
 def _is_envid(value: bytes | None) -> bool:
-    return value is not None and len(value) <= 100 and _printable_xtext(value)
+    """In lower case too: Exim passes on what its clients write, and refusing it would bounce their mail."""
+    return value is not None and len(value) <= 100 and _printable_xtext(value, any_case=True)
 
 
 def _is_notify(value: bytes | None) -> bool:
@@ -114,7 +115,7 @@ def _is_orcpt(value: bytes | None) -> bool:
         return False
     if kind.lower() == b"utf-8":
         return _is_utf8_address(address)
-    return _printable_xtext(address, utf8=True)  # Postfix makes rfc822 ones of UTF-8 addresses too
+    return _printable_xtext(address, utf8=True, any_case=True)  # Postfix makes rfc822 ones of UTF-8 addresses too
 
 
 def _is_utf8_address(text: bytes) -> bool:

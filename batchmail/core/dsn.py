@@ -109,7 +109,7 @@ def delivery_status(notice: Notice, *, utf8: bool, retry_until_ms: int | None) -
 def _message_fields(notice: Notice, utf8: bool) -> Iterator[str]:
     envid = find(notice.envelope.parameters, b"ENVID")
     if envid and envid.value is not None:
-        yield f"Original-Envelope-Id: {plain(xtext.decode(envid.value), utf8=utf8)}"
+        yield f"Original-Envelope-Id: {plain(xtext.decode(envid.value, any_case=True), utf8=utf8)}"
     yield f"Reporting-MTA: {_mta(notice.site)}"
     client = notice.received_from
     if name := client.helo or client.name:
@@ -201,7 +201,7 @@ def _original_recipient(orcpt: bytes, utf8: bool) -> str:
     kind, _, value = orcpt.partition(b";")
     if kind.lower() == b"utf-8":
         return f"utf-8; {_orcpt_utf8(value, utf8)}"
-    decoded = xtext.decode(value)
+    decoded = xtext.decode(value, any_case=True)
     if not decoded.isascii():  # Postfix writes UTF-8 addresses as rfc822 and in xtext
         return _typed_address(decoded, utf8)
     return f"{plain(kind, utf8=False)}; {plain(decoded, utf8=False)}"

@@ -1,8 +1,9 @@
 """What an SMTP or LMTP server offers, and what an envelope becomes for it.
 
 Parameters go out exactly where the server offers their extension in this
-session, in their original spelling; what that makes impossible is a refusal,
-found before anything is sent.  batchmail never converts content.
+session, in their original spelling but for hex digits of xtext in lower case,
+which strict servers refuse; what that makes impossible is a refusal, found
+before anything is sent.  batchmail never converts content.
 Sources: RFC 5321 §4.1.1.1, 3461 §5.2, 1870 §6, 2852 §4.1.4, 6152 §3, 6531 §3,
 6533 §3, 4954 §5, 6710 §4, 7293 §5, 9422.
 """
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from batchmail.core import xtext
 from batchmail.core.deliverby import OVER, deliver_by
 from batchmail.core.envelope import Envelope, Parameter, Parameters, Recipient, find
 from batchmail.core.reply import Reply
@@ -244,7 +246,7 @@ def _mail_parameters(
     envelope: Envelope, recipients: list[Recipient], content: Content, offer: Offer, authenticated: bool
 ) -> Parameters:
     """In the order that the client gave them; what it gave none of comes first."""
-    said = {p.name: p for p in envelope.parameters}
+    said = {p.name: _strict(p) for p in envelope.parameters}
     ours: dict[bytes, Parameter | None] = {}
     if offer.has(b"SIZE"):
         ours[b"SIZE"] = Parameter(b"SIZE", b"%d" % content.size_octets)
@@ -264,9 +266,16 @@ def _mail_parameters(
 
 
 def _rcpt_parameters(parameters: Parameters, offer: Offer, utf8: bool) -> Parameters:
-    offered = [p for p in parameters if offer.has(NEEDED[p.name])]
+    offered = [_strict(p) for p in parameters if offer.has(NEEDED[p.name])]
     spelled = (p if utf8 or p.name != b"ORCPT" else _ascii_orcpt(p) for p in offered)
     return tuple(p for p in spelled if p is not None)
+
+
+def _strict(parameter: Parameter) -> Parameter:
+    """ENVID and ORCPT as RFC 3461 §4 has them; doors take hex digits in lower case too, as some MTAs pass them on."""
+    if parameter.name not in (b"ENVID", b"ORCPT") or parameter.value is None:
+        return parameter
+    return parameter._replace(value=xtext.in_upper_case(parameter.value))
 
 
 def _ascii_orcpt(orcpt: Parameter) -> Parameter | None:

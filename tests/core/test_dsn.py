@@ -67,8 +67,8 @@ def test_each_recipient_has_its_own_notify():
 
 def test_a_failure_with_everything_that_came_in():
     assert fields(
-        b"<lena@near.example> RET=FULL ENVID=in+2D07+20x+2By",
-        [b"<ola@far.example> NOTIFY=FAILURE ORCPT=rfc822;Ola+2Bpost@Far.example"],
+        b"<lena@near.example> RET=FULL ENVID=in+2D07+20x+2by",
+        [b"<ola@far.example> NOTIFY=FAILURE ORCPT=rfc822;Ola+2bpost@Far.example"],
         [outcome(FAILED, 0, 550, "5.1.1", b"5.1.1 nobody here", b"mx.far.example")],
         received_from=Client(helo=b"mail.near.example"),
     ) == [

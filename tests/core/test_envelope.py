@@ -15,6 +15,7 @@ MAILS = [
     b'MAIL FROM:<"a b> \\" c"@d.example> AUTH=<>',
     b"MAIL FROM:<a@b> by=+0120;nT",
     b"MAIL FROM:<a@b> BY=-5;N",
+    b"MAIL FROM:<a@b> ENVID=a+2b+2Fc",
     b"MAIL FROM:<x!y!z> MT-PRIORITY=-4 AUTH=a+3Db@c.example",
 ]
 RCPTS = [
@@ -23,6 +24,7 @@ RCPTS = [
     b"RCPT TO:<-froot@x.example>",
     b"RCPT TO:<c@[192.0.2.1]> NOTIFY=NEVER",
     b"RCPT TO:<c@d.example> NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;Orig+2Bone@x.example",
+    b"RCPT TO:<c@d.example> ORCPT=rfc822;Orig+2bone+c3+B8@x.example",
     b"RCPT TO:<c@d.example> ORCPT=utf-8;j\xc3\xb8@x.example",
     b"RCPT TO:<c@d.example> ORCPT=utf-8;j\\x{F8}@x.example RRVS=2026-11-20T00:00:00Z;C",
 ]
@@ -60,6 +62,8 @@ def test_tolerated_on_reading():
         (b"MAIL FROM:<a@b> ENVID=a=b", "5.5.4"),
         (b"MAIL FROM:<a@b> ENVID=a+zz", "5.5.4"),
         (b"MAIL FROM:<a@b> ENVID=a+0A", "5.5.4"),
+        (b"MAIL FROM:<a@b> ENVID=a+0a", "5.5.4"),
+        (b"MAIL FROM:<a@b> AUTH=a+2b@b", "5.5.4"),
         (b"MAIL FROM:<a@b> ENVID=" + b"x" * 101, "5.5.4"),
         (b"MAIL FROM:<a@b> SMTPUTF8=1", "5.5.4"),
         (b"MAIL FROM:<a@b> BODY=BINARYMIME", "5.5.4"),

@@ -36,6 +36,17 @@ def test_those_of_a_recipient_do_too() -> None:
     assert recipient == parse_rcpt(line)
 
 
+def test_hex_digits_are_sent_as_strict_servers_want_them() -> None:
+    assert mail("SIZE=4711 ENVID=a+2b+3Db+2fc RET=FULL") == "SIZE=4711 ENVID=a+2B+3Db+2Fc RET=FULL"
+    assert mail("ENVID=a+2b", Offer()) == ""
+    envelope = Envelope(b"a@b", (), (parse_rcpt(b"RCPT TO:<c@d> ORCPT=rfc822;cc+3dcc@dd NOTIFY=never"),))
+    ((_, recipient),) = plan(envelope, [0], CONTENT, EVERYTHING).recipients
+    assert recipient == parse_rcpt(b"RCPT TO:<c@d> ORCPT=rfc822;cc+3Dcc@dd NOTIFY=never")
+    envelope = Envelope(b"a@b", (), (parse_rcpt("RCPT TO:<c@d> ORCPT=utf-8;\u00fc\\x{2b}@dd".encode()),))
+    ((_, recipient),) = plan(envelope, [0], CONTENT, EVERYTHING).recipients
+    assert recipient.parameters[0].value == br"utf-8;\x{FC}\x{2b}@dd"
+
+
 def test_the_size_is_that_of_what_is_sent() -> None:
     assert mail("RET=FULL SIZE=1 ENVID=x") == "RET=FULL SIZE=4711 ENVID=x"
     assert mail("RET=FULL") == "SIZE=4711 RET=FULL"
