@@ -91,7 +91,7 @@ class Doors:
 
     def _forget_changed(self) -> None:
         stamp_ns = os.stat(f"{self._root}/doors").st_mtime_ns
-        is_settled = time.time_ns() - stamp_ns > _SETTLED_NS
+        is_settled = abs(time.time_ns() - stamp_ns) > _SETTLED_NS  # the clock may have gone back since
         if stamp_ns != self._stamp_ns or not is_settled:
             self._found.clear()
             self._all = None

@@ -19,6 +19,7 @@ class CommandLines:
 
     def __init__(self) -> None:
         self._eating = False  # the rest of a refused line
+        self.begun = b""  # how the last line began, a refused one too
 
     def take(self, buffer: bytearray) -> bytes | None:
         """The next line, without its end, or None when more is needed.  Raises CommandError once per refused line."""
@@ -28,6 +29,7 @@ class CommandLines:
             if self._eating:
                 self._eating = False
                 continue
+            self.begun = line[:4]
             _check(line)
             return line
         if not buffer:
@@ -37,6 +39,7 @@ class CommandLines:
             del buffer[: len(begun)]
         elif len(begun) > _MAX_OCTETS or b"\n" in begun:  # the answer does not wait for an end that may never come
             self._eating = True
+            self.begun = begun[:4]
             _check(begun)
         return None
 

@@ -235,6 +235,9 @@ class SmtpServer:
         try:
             line = self._lines.take(self._buffer)
         except CommandError as error:
+            if self._lines.begun.upper() == b"BDAT":
+                self._lose_count()
+                return True
             self._reply(error.code, error.status, error.text)
             self._count_error()
             return True
@@ -249,6 +252,7 @@ class SmtpServer:
 
     def _command(self, line: bytes) -> None:
         verb = line.partition(b" ")[0].upper()
+        verb = b"BDAT" if verb.startswith(b"BDAT") else verb
         self._commands += verb != b"BDAT"  # large messages come in thousands of chunks
         if self._commands > MAX_IDLE_COMMANDS + self._terms.max_recipients:
             self._leave("4.7.0", "too many commands without a message")
@@ -311,8 +315,8 @@ class SmtpServer:
 
     def _bdat(self, line: bytes) -> None:
         match = _BDAT.match(line)
-        if not match:  # what follows may be content, and must not be read as commands
-            self._leave("4.5.4", "BDAT wants a number of octets, and LAST or nothing")
+        if not match:
+            self._lose_count()
             return
         self._content = chunk = Chunk(int(match[1]), match[2] is not None)
         transaction = self._transaction
@@ -325,6 +329,10 @@ class SmtpServer:
             self._fail(transaction, self._terms.too_large)
         elif not transaction.started and not transaction.failure:
             self._ask(Start(transaction.envelope, *self._forwarded))
+
+    def _lose_count(self) -> None:
+        """What follows a BDAT that cannot be read may be content, and must not be read as commands."""
+        self._leave("4.5.4", "BDAT wants a number of octets, and LAST or nothing")
 
     def _xforward(self, line: bytes) -> None:
         if not self._terms.xforward:

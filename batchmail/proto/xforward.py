@@ -27,6 +27,7 @@ _IDENT = b"IDENT"
 ATTRIBUTES = (b"NAME", b"ADDR", b"PORT", b"PROTO", b"HELO", _IDENT, b"SOURCE")
 # A server refuses a whole command for one value, such as an IPv6 address where it has none.  Each fits in 512 octets.
 _TOGETHER = ((b"NAME",), (b"ADDR", b"PORT"), (b"PROTO", b"HELO", _IDENT, b"SOURCE"))
+_CUT = (b"NAME", b"HELO")  # a client may call itself what it likes: no reason to refuse its mail
 _UNKNOWN = (b"[UNAVAILABLE]", b"[TEMPUNAVAIL]")
 _SHAPES = {
     b"PORT": re.compile(rb"[0-9]{1,5}\Z"),
@@ -70,6 +71,8 @@ def _value(name: bytes, encoded: bytes) -> bytes:
         value = b""
     if value.upper() in _UNKNOWN:
         return b""
+    if name in _CUT:
+        value = value[:MAX_VALUE_OCTETS]
     if len(value) > MAX_VALUE_OCTETS or not _SHAPES.get(name, _PRINTABLE).match(value):
         raise CommandError(501, "5.5.4", f"XFORWARD {name.decode()} has a bad value")
     return _address(value) if name == b"ADDR" else value

@@ -332,12 +332,13 @@ def test_mail_for_a_retired_peer_is_for_later_and_for_nobody_else(tmp_path: obje
     assert visit.say(b"RCPT TO:<c@home.example>\r\n")[0].startswith(b"250 ")
 
 
+@pytest.mark.parametrize("changed_s", [0, 4e9], ids=["long ago", "and then the clock went back"])
 def test_doors_are_read_when_they_change_and_not_for_each_connection(
-    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch, changed_s: float
 ) -> None:
     """Ten thousand peers are ordinary."""
     visit = Visit(tmp_path, peers=["home", "away", "third"])
-    os.utime(f"{visit.spool.root}/doors", (0, 0))  # nothing has changed for long
+    os.utime(f"{visit.spool.root}/doors", (changed_s, changed_s))
     read: list[str] = []
 
     def find(root: str, name: str) -> Door | None:

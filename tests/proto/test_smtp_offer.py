@@ -44,7 +44,7 @@ def test_hex_digits_are_sent_as_strict_servers_want_them() -> None:
     assert recipient == parse_rcpt(b"RCPT TO:<c@d> ORCPT=rfc822;cc+3Dcc@dd NOTIFY=never")
     envelope = Envelope(b"a@b", (), (parse_rcpt("RCPT TO:<c@d> ORCPT=utf-8;\u00fc\\x{2b}@dd".encode()),))
     ((_, recipient),) = plan(envelope, [0], CONTENT, EVERYTHING).recipients
-    assert recipient.parameters[0].value == br"utf-8;\x{FC}\x{2b}@dd"
+    assert recipient.parameters[0].value == rb"utf-8;\x{FC}\x{2b}@dd"
 
 
 def test_the_size_is_that_of_what_is_sent() -> None:

@@ -383,6 +383,34 @@ def test_aborted_is_told_once() -> None:
     assert machine.next_event() is None
 
 
+@pytest.mark.parametrize(
+    "line",
+    [b"BDAT\t6 LAST", b"bdat\n6 LAST", b"BDAT 6 LAST\t", b"BDAT6 LAST", b"BDAT", b"BDAT 6" + b" " * 5000 + b"LAST"],
+)
+@pytest.mark.parametrize("start", [b"", b"MAIL FROM:<a@b>\r\nRCPT TO:<bob@b.example>\r\n"])
+def test_a_chunk_of_unknown_length_is_not_read_as_commands(line: bytes, start: bytes) -> None:
+    driver = Driver(TERMS)
+    driver.write(b"EHLO me\r\n" + start)
+    said = driver.write(line + b"\r\nRSET\r\nNOOP\r\n")
+    assert said.startswith(b"421 4.5.4 ")
+    assert said.count(b"\r\n") == 1
+    assert driver.machine.is_over
+
+
+def test_a_line_behind_a_refused_chunk_is_judged_by_itself() -> None:
+    driver = Driver(TERMS)
+    assert driver.write(b"NOOP " + b"x" * 5000 + b"BDAT\r\nNOOP\n\r\n").count(b"500 5.5.2 ") == 2
+    assert not driver.machine.is_over
+
+
+def test_a_client_may_call_itself_what_it_likes() -> None:
+    driver = Driver(TERMS)
+    driver.write(b"EHLO me\r\nXFORWARD NAME=%b HELO=%b IDENT=4A1\r\n" % (b"n" * 300, b"h" * 300))
+    driver.write(b"MAIL FROM:<a@b>\r\nRCPT TO:<bob@b.example>\r\nDATA\r\nx\r\n.\r\n")
+    ((start, _),) = driver.messages
+    assert (start.client, start.queue_id) == (Client(name=b"n" * 255, helo=b"h" * 255), "4A1")
+
+
 def test_chunks_are_not_counted_as_commands() -> None:
     driver = opened(TERMS._replace(max_message_octets=5000))
     driver.write(b"BDAT 1\r\nx" * 3000)
