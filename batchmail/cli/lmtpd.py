@@ -189,6 +189,7 @@ def _listen_unix(site: Site, address: Address) -> socket.socket:
         )
     try:
         with _as_owner(site, site.door):
+            retire(temporary)  # left by one that was killed here and had our number
             sock = listen.listen_unix(temporary)
             try:
                 put_in_place(temporary, path)

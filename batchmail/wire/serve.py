@@ -92,6 +92,9 @@ class Server:
         self._poll = select.epoll()
         self._watched: dict[int, Callable[[int], None]] = {}  # by descriptor: who is told what can be done with it
         self._connections: OrderedDict[int, Connection] = OrderedDict()  # whose turn to be idle comes first, first
+        self._leaving: OrderedDict[int, Connection] = (
+            OrderedDict()
+        )  # of these, those that have to take their last words
         self._calls: deque[Callable[[], None]] = deque()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watch(self._wake_read, READ, self._woken)
@@ -163,6 +166,9 @@ class Server:
         if session.is_over and not connection.unsent:
             self._close(connection)
             return
+        if session.is_over and id(connection) not in self._leaving:
+            self._leaving[id(connection)] = connection
+            self._moved(connection)
         self._want(connection, WRITE if connection.unsent else READ if session.wants_input else 0)
 
     def _listen(self, wanted: bool) -> None:
@@ -185,9 +191,10 @@ class Server:
     def _wait_s(self) -> float | None:
         """Until the next deadline."""
         deadlines = [s for s in (self._stop_at_s, self._paused_until_s) if s]
-        for connection in self._connections.values():
-            deadlines.append(connection.moved_s + self._limit_s(connection))
-            break
+        for turn in (self._leaving, self._connections):
+            for connection in turn.values():
+                deadlines.append(connection.moved_s + self._limit_s(connection))
+                break
         return max(0.0, min(deadlines) - time.monotonic()) + 0.001 if deadlines else None
 
     def _limit_s(self, connection: Connection) -> float:
@@ -268,6 +275,8 @@ class Server:
     def _moved(self, connection: Connection) -> None:
         connection.moved_s = time.monotonic()
         self._connections.move_to_end(id(connection))
+        if id(connection) in self._leaving:
+            self._leaving.move_to_end(id(connection))
 
     def _close(self, connection: Connection) -> None:
         if connection.is_closed:
@@ -275,6 +284,7 @@ class Server:
         connection.is_closed = True
         self._want(connection, 0)
         del self._connections[id(connection)]
+        self._leaving.pop(id(connection), None)
         self._count(len(self._connections))
         with contextlib.suppress(OSError):  # what is not read makes the close a reset, which takes our last words along
             for _ in range(_LAST_READS):
@@ -298,8 +308,13 @@ class Server:
         if self._paused_until_s and now_s > self._paused_until_s:
             self._paused_until_s = 0.0
             self._listen(True)
-        while self._connections:
-            connection = next(iter(self._connections.values()))
+        for turn in (self._leaving, self._connections):
+            self._end_idle(turn, now_s)
+
+    def _end_idle(self, turn: OrderedDict[int, Connection], now_s: float) -> None:
+        """Those on which nothing has moved for too long; they are in the order in which something did."""
+        while turn:
+            connection = next(iter(turn.values()))
             if connection.moved_s + self._limit_s(connection) > now_s:
                 break
             if connection.session.is_over or connection.unsent:  # it does not even take this

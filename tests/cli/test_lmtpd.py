@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from batchmail.cli import lmtpd
+from batchmail.cli.config import load
 from batchmail.store.spool import Spool
 from batchmail.store.waiting import WaitingRoom, read_entry
 from tests.cli.programs import BIN, CliSite
@@ -405,6 +406,18 @@ def test_a_socket_left_behind_is_replaced_and_one_in_use_is_not(site: DoorSite) 
     with site.lmtp() as client:
         client.sendmail("a@b.example", ["r@home.example"], MESSAGE)
     assert len(site.waiting()) == 1
+
+
+def test_what_one_left_that_was_killed_before_its_socket_had_its_name(tmp_path: Path) -> None:
+    """Its number may be ours now, as the first process of a container has always the same."""
+    here = CliSite(tmp_path, "mx.example", "home", f'listen = ["unix:{tmp_path}/s"]\n')
+    here.configure()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(f"{tmp_path}/s.{os.getpid()}")
+    made: dict[str, os.stat_result] = {}
+    (entrance,) = lmtpd._listen(load(here.config), made)
+    entrance.sock.close()
+    assert sorted(name for name in os.listdir(tmp_path) if name.startswith("s")) == ["s", "spool"]
 
 
 def test_the_socket_of_who_has_begun_meanwhile_stays(site: DoorSite) -> None:
