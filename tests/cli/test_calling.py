@@ -1,9 +1,12 @@
 """batchmail call: what it says, to whom, and its exit codes."""
 
+import os
 import sys
 
 import pytest
 
+from batchmail.wire.keys import ensure_key
+from batchmail.wire.ssh_server import serve
 from tests.cli.programs import BIN, CliSite, a_pair, receive
 
 
@@ -57,6 +60,22 @@ def test_what_is_wrong_at_the_other_side_for_good_is_for_a_person(tmp_path, comm
     home.configure(entry=f'call = "{receive(mx)}"')
     assert home.run("call", "mx").returncode == 0
     assert home.run("status").returncode == 0
+
+
+def test_a_wrong_line_in_authorized_keys_is_for_a_person(tmp_path):
+    ensure_key(str(tmp_path / "host_key"), "host")
+    os.mkdir(tmp_path / "home")
+    line, _ = ensure_key(str(tmp_path / "home/id_ed25519"), "home")
+    server = serve(str(tmp_path / "host_key"), {line: ["sh", "-c", "no-such-receive --peer home"]})
+    try:
+        home = CliSite(tmp_path / "home", "home.example", "mx", f'call = "ssh://b@127.0.0.1:{server.port}"')
+        assert home.run("key", "mx", "--add").returncode == 0
+        done = home.run("call", "mx")
+    finally:
+        server.close()
+    assert done.returncode == 78, done
+    assert f"127.0.0.1:{server.port}: the program there ended with 127 ".encode() in done.stderr
+    assert home.run("status").returncode == 2
 
 
 @pytest.mark.parametrize("command", ["false", "sh -c 'kill -9 $$'", "sh -c 'exit 255'", "sh -c 'echo later; exit 75'"])

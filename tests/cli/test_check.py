@@ -64,7 +64,7 @@ def test_calls_need_a_key_and_a_known_host(tmp_path):
     home = CliSite(tmp_path, "home.example", "mx", 'call = ["ssh://b@127.0.0.1:2", "command: /no/such/program x"]')
     wrong = [found["problem"] for found in home.json("check") if not found["ok"]]
     assert len(wrong) == 2
-    assert "batchmail key" in wrong[0]
+    assert "batchmail key mx" in wrong[0]
     assert "/no/such/program is no program" in wrong[1]
     assert home.run("key", "mx").returncode == 0
     wrong = [found["problem"] for found in home.json("check") if not found["ok"]]
