@@ -1,6 +1,7 @@
 """Calls through a real sshd: what crosses, what a cut costs, who takes over."""
 
 import os
+import shlex
 import subprocess
 import time
 from base64 import b64encode
@@ -41,6 +42,26 @@ def pair(path: str, installed: Installed, sshd: Sshd, port: int = 0) -> tuple[Si
 
 def mail(site: Site) -> list[str]:
     return sorted(n for n in os.listdir(os.path.join(site.directory, "mail")) if n.endswith(".bsmtp"))
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("/no/such/batchmail-receive --peer home", "ended with 127"),
+        ("{program} --peer hoem", "no peer hoem; known: home"),
+    ],
+)
+def test_a_wrong_line_in_authorized_keys_is_for_a_person(
+    open_path: str, installed: Installed, sshd: Sshd, monkeypatch: pytest.MonkeyPatch, command: str, said: str
+) -> None:
+    def receive(site: Site, _peer: str) -> str:
+        return command.format(program=shlex.join(site.command("batchmail-receive")))
+
+    monkeypatch.setattr(Site, "receive", receive)
+    _, away = pair(open_path, installed, sshd)
+    done = away.batchmail("call", "mx")
+    assert (done.returncode, said in done.stderr) == (78, True), done
+    assert away.batchmail("status").returncode == 2
 
 
 def opaque(octets: int, seed: int) -> bytes:
