@@ -8,7 +8,6 @@ from batchmail.core.digest import sha256
 from batchmail.core.envelope import Envelope, Parameter, find, format_mail, format_rcpt, without
 from batchmail.core.errors import BadAddress, BadContent, TooLarge
 from batchmail.core.lines import CRLF, Normalizer
-from batchmail.core.path import show
 from batchmail.core.value import Iterator
 from batchmail.store.durable import Draft
 from batchmail.store.room import check_room
@@ -131,7 +130,8 @@ def _check_utf8(addresses: list[bytes]) -> None:
         try:
             address.decode()
         except UnicodeDecodeError:
-            raise BadAddress(f"the address {show(address)} is neither ASCII nor UTF-8") from None
+            shown = address.decode("utf-8", "surrogateescape")
+            raise BadAddress(f"the address {shown} is neither ASCII nor UTF-8") from None
 
 
 def priority_of(envelope: Envelope, otherwise: int) -> int:

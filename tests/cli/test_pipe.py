@@ -205,6 +205,11 @@ def test_refusals(spool, text, words, exit_code, line):
     assert drafts(spool) == []
 
 
+def test_an_address_that_is_not_utf8(spool):
+    done = _run(spool, b"x\n", "-t", "home", "-f", b"j\xf8@b.example", "c@d")
+    _refused(done, 65, r"5.6.7 batchmail-pipe: the address j\\xf8@b.example is neither ASCII nor UTF-8")
+
+
 def test_no_spool(tmp_path):
     _refused(_run(f"{tmp_path}/none", EXIM, "-t", "home"), 75, "4.3.1 .*no spool at .*: run batchmail setup")
 
