@@ -140,11 +140,11 @@ def check_line(peer: Peer) -> Iterator[Finding]:
 def check_list(peer: Peer) -> Iterator[Finding]:
     """The file with the addresses that the peer is told of."""
     if path := peer.valid_recipients_file:
-        subject = f"valid recipients for {peer.name} in {path}"
+        subject = f"valid recipients for {peer.name}"
         try:
-            yield Finding(f"{subject}: {addresses_in(read_words(peer))}")
+            yield Finding(f"{subject} in {path}: {addresses_in(read_words(peer))}")
         except OSError as error:
-            yield Finding(subject, f"{user_name(os.geteuid())} cannot read it: {error.strerror}")
+            yield Finding(subject, f"{user_name(os.geteuid())} cannot read {path}: {error.strerror}")
         except ValueError as error:
             yield Finding(subject, f"{error}; until it is mended, {peer.name} goes by the list before")
 
