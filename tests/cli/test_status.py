@@ -1,6 +1,7 @@
 """batchmail status, as people and monitoring start it."""
 
 import os
+import re
 import time
 
 import pytest
@@ -35,7 +36,7 @@ def test_after_a_call_both_sides_know_of_it(tmp_path):
         assert state["call_code"] == 0
         assert state["contact_ms"] <= state["call_ms"]
         assert (state["waiting"], state["custody"], state["replay"]) == (0, 0, 0)
-    assert "last call     0s ago, done" in [line.replace("1s", "0s") for line in mx.lines("status", "home")]
+    assert any(re.fullmatch(r"last call     \d+s ago, done", line) for line in mx.lines("status", "home"))
 
 
 def test_no_line_is_no_trouble_for_a_site_that_is_away(tmp_path):
