@@ -60,13 +60,13 @@ def _leave_no_trace() -> Iterator[None]:
     for name in left:
         setattr(os, name, _OS[name])
     assert not left, f"left patched in os: {left}"
-    assert _of_process() == before, "umask, directory"
+    assert _of_process() == before, "account, umask, directory"
 
 
-def _of_process() -> tuple[int, str]:
+def _of_process() -> tuple[int, int, str]:
     mask = os.umask(0o077)
     os.umask(mask)
-    return mask, os.getcwd()
+    return os.geteuid(), mask, os.getcwd()
 
 
 def unavailable(reason: object) -> NoReturn:

@@ -1,6 +1,7 @@
 """One peer's part of a configuration is what the whole file says of it."""
 
 import os
+import pwd
 import random
 import tomllib
 
@@ -101,7 +102,8 @@ def test_one_that_is_served_needs_no_other_and_what_is_taken_away_is_noticed(tmp
     a, b = '[peers.a]\ndomains = ["a.example"]\n', '[peers.b]\ndomains = ["b.example"]\n'
 
     def serve(text):
-        path.write_text(f'site = "mx.example.org"\nspool = "{spool}"\n{text}')
+        user = pwd.getpwuid(os.geteuid()).pw_name  # an empty directory of root's is given away, and the process with it
+        path.write_text(f'site = "mx.example.org"\nspool = "{spool}"\nuser = "{user}"\n{text}')
         site, _ = start.load(str(path))
         start.set_up(site, served=[site.peers["a"]])
         return sorted(os.listdir(spool / "doors"))
