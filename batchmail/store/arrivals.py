@@ -118,19 +118,23 @@ class Arrivals:
     def link(self, draft: Draft, path: str) -> bool:
         """Give a draft its final name, in its bucket; False where the same was accepted before, and is synced now.
 
-        A file that a power cut has torn gives way, for nobody was told yes; nor is he by a crash behind that.
+        A file that a power cut has torn gives way, for nobody was told yes; nor is he by a crash behind that.  One that
+        has gone with a batch just then is there again, and a leftover.
         """
-        for _ in range(2):
+        for _ in range(3):
             try:
                 draft.link(path)
                 return True
             except FileNotFoundError:  # no bucket yet, or it was emptied and removed
                 _make_bucket(os.path.dirname(path))
             except FileExistsError:  # the same offer again, and the first one still waits
-                if _is_whole(path):
-                    sync_file(path)
-                    return False
-                retire(path)
+                try:
+                    if _is_whole(path):
+                        sync_file(path)
+                        return False
+                    retire(path)
+                except FileNotFoundError:
+                    pass
         draft.link(path)
         return True
 

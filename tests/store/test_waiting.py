@@ -7,6 +7,7 @@ import pytest
 from batchmail.core.envelope import Client, Envelope, Recipient
 from batchmail.core.errors import SpoolError
 from batchmail.core.names import is_id, make_id, next_id
+from batchmail.store import arrivals
 from batchmail.store.setup import sweep
 from batchmail.store.waiting import WaitingRoom, read_entry
 from tests.disks import Disk
@@ -234,3 +235,24 @@ def test_damage_is_seen(spool, change):
     _damage(waiting.path, change)
     with pytest.raises(SpoolError, match="damaged"):
         b"".join(read_entry(waiting)[1]())
+
+
+@pytest.mark.parametrize("step", ["_is_whole", "sync_file"])
+def test_offered_once_more_while_the_first_goes_with_a_batch(spool, monkeypatch, step):
+    """The file is there when the name is tried, and gone when it is looked at: sealed, and known by its ID."""
+    room = WaitingRoom(spool, "home")
+    first, again = make_id(NOW_MS, b"1" * 10), make_id(NOW_MS + 1, b"2" * 10)
+    assert _put(room, first, offered="ab") == first
+    (waiting,) = room.scan()
+    real, calls = getattr(arrivals, step), []
+
+    def gone(path):
+        calls.append(path)
+        if len(calls) == 1:
+            room.remove([waiting.path])
+        return real(path)
+
+    monkeypatch.setattr(arrivals, step, gone)
+    assert _put(room, again, offered="ab") == first
+    assert len(calls) == 1
+    assert [one.id for one in room.scan()] == [first]
