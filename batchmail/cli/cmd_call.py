@@ -13,16 +13,12 @@ from batchmail.core.errors import BatchmailError, ConfigError, UsageError
 from batchmail.wire import maillog
 
 
-class _Octets(click.ParamType[int]):
+def _octets(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
     """A size as the configuration has it."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            return forms.octets(value)
-        except ValueError:
-            self.fail(f'{value!r} is no size; give octets, or such as "10M"', param, ctx)
+    try:
+        return None if value is None else forms.octets(value)
+    except ValueError:
+        raise click.BadParameter(f'{value!r} is no size; give octets, or such as "10M"') from None
 
 
 @click.command("call", short_help="Call peers and exchange what waits, both ways.")
@@ -40,7 +36,7 @@ class _Octets(click.ParamType[int]):
 )
 @click.option(
     "--max-bytes",
-    type=_Octets(),
+    callback=_octets,
     metavar="SIZE",
     help='End the call after so much was sent and received, such as "10M".',
 )
