@@ -10,6 +10,9 @@ _PACKAGES = ("click", "cryptography", "paramiko", "zstandard")  # Debian puts py
 
 def launch(program: str, module: str, *arguments: object) -> int:
     """Run the `main` of a module of batchmail; returns the exit code."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started us: no file of ours is to get its number
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
     try:
         code: int = importlib.import_module(module).main(*arguments)
     except ModuleNotFoundError as error:
