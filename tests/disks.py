@@ -1,9 +1,12 @@
 """A disk that notes what is done to it, and fails or stops at a chosen operation."""
 
+import builtins
 import errno
 import os
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
+
+import pytest
 
 OPERATIONS = ("link", "rename", "unlink", "mkdir", "rmdir", "symlink", "fsync", "write")
 
@@ -50,3 +53,14 @@ class Disk:
         for name, real in self._real.items():
             setattr(os, name, real)
         return kind is Stop
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, module: ModuleType, path: str) -> None:
+    """The disk does not read what a module opens by this path, or below it."""
+
+    def read(opened: str, *arguments: object, **options: object) -> object:
+        if opened.startswith(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), opened)
+        return builtins.open(opened, *arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(module, "open", read, raising=False)

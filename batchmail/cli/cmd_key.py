@@ -16,7 +16,7 @@ from typing import IO
 import click
 
 from batchmail.cli import start
-from batchmail.cli.config import find_peer
+from batchmail.cli.config import find_peer, program_directory
 from batchmail.cli.tables import count_text, print_json
 from batchmail.core.errors import ConfigError, KeyRefused, LineError, UsageError
 from batchmail.core.names import is_peer
@@ -56,7 +56,7 @@ def command(
     name = (our_name or site.name.partition(".")[0]).lower()
     if not is_peer(name):
         raise UsageError(f"{name} is no peer's name: a-z 0-9 . _ - are allowed")
-    program = program or os.path.join(start.program_directory(), _RECEIVE)
+    program = program or os.path.join(program_directory(), _RECEIVE)
     if not re.fullmatch(r"/[\w./+@%,~-]+", program, re.ASCII):
         raise UsageError(f"{program} is not the absolute path of a program, without spaces and quotes")
     addresses = [parse_address(way) for way in found.call if not way.startswith("command:")]

@@ -99,13 +99,18 @@ def config_path(option: str | None) -> str:
     return option or os.environ.get("BATCHMAIL_CONFIG") or DEFAULT_PATH
 
 
+def program_directory() -> str:
+    """Where the program that runs lies, and the others beside it."""
+    return os.path.dirname(os.path.abspath(sys.argv[0]))
+
+
 def load(path: str) -> Site:
     """Read a configuration file.  Raises ConfigError, which names file and key."""
     try:
         with open(path, "rb") as file:
             data = file.read(_MAX_OCTETS + 1)
     except FileNotFoundError as error:
-        prefix = os.path.dirname(os.path.dirname(os.path.abspath(sys.argv[0])))
+        prefix = os.path.dirname(program_directory())
         raise ConfigError(
             f"{path}: {error.strerror}: name the configuration with -c, or write it as batchmail.toml(5) says;"
             f" examples are batchmail-*.toml in {prefix}/{_EXAMPLES}"

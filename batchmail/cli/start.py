@@ -154,11 +154,6 @@ def context(site: Site, spool: Spool, peer: Peer) -> Context:
     return Context(spool, site, peer, now_ms, os.urandom)
 
 
-def program_directory() -> str:
-    """Where the program that runs lies, and the others beside it."""
-    return os.path.dirname(os.path.abspath(sys.argv[0]))
-
-
 def load(option: str | None) -> tuple[Site, str]:
     """The configuration and where it was read."""
     path = config.config_path(option)

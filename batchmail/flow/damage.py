@@ -24,7 +24,7 @@ from batchmail.store.boxes import Inbox, Outbox
 from batchmail.store.notices import Notices
 from batchmail.store.reader import Damaged
 from batchmail.store.shelf import Shelf
-from batchmail.store.spool import user_name
+from batchmail.store.spool import names_in, user_name
 from batchmail.store.view import View, open_view
 from batchmail.store.waiting import Waiting, WaitingRoom, read_entry
 
@@ -178,16 +178,9 @@ def _is_partial(name: str) -> bool:
 
 
 def _buckets(waiting: str) -> Iterator[str]:
-    for priority in _names(waiting):
-        for bucket in _names(f"{waiting}/{priority}"):
+    for priority in names_in(waiting):
+        for bucket in names_in(f"{waiting}/{priority}"):
             yield f"{priority}/{bucket}"
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def _size(path: str) -> int | None:

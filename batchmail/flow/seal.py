@@ -114,8 +114,8 @@ class Sealer:
 
     def _choose(self, largest_octets: int, room_octets: int, file_octets: int) -> list[Waiting]:
         """Most urgent and oldest first, small first within what was looked at; leftovers are removed."""
-        most = min(self._most_octets(), manifest.MAX_TEXT_OCTETS - manifest.MAX_BETWEEN_OCTETS, room_octets)
-        most = min(most, file_octets // 4 * 3)  # text may not compress, and there is the manifest
+        fits = file_octets // 4 * 3  # text may not compress, and there is the manifest
+        most = min(self._most_octets(), manifest.MAX_TEXT_OCTETS - manifest.MAX_BETWEEN_OCTETS, room_octets, fits)
         fresh = sorted(
             (
                 waiting
@@ -355,12 +355,12 @@ class Sealer:
         _, items, _ = batchfile.check_batch(path)
         entries = {item.entry.id: item.entry for item in items}
         for item, text in batchfile.read_transactions(path):
-            self._shelf.put_text(entries[item.entry.id], text)
+            self._shelf.put_text(entries[item.entry.id], text, held=False)
         self._fill_gap(self._sent.void(number), number)
 
     def _hold_from_batch(self, path: str, item: Item, why: str) -> None:
         transactions = batchfile.read_transactions(path)  # it closes the file when nobody holds it any more
-        self._room.hold_text(item.entry, next(transactions).text)
+        self._shelf.put_text(item.entry, next(transactions).text, held=True)
         self._sent.forget([item.entry.id])
         maillog.held(item.entry.id, self._context.peer.name, why)
 

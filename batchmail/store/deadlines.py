@@ -13,7 +13,7 @@ from batchmail.core.deliverby import deliver_by
 from batchmail.core.envelope import Envelope
 from batchmail.core.value import Iterator, NamedTuple
 from batchmail.store.durable import make_dir, mark, retire, retire_dir, sync_dir
-from batchmail.store.spool import Spool
+from batchmail.store.spool import Spool, names_in
 
 _HOUR_MS = 3_600_000
 
@@ -63,15 +63,15 @@ class Deadlines:
 
     def find(self, identifier: str) -> Deadline | None:
         """The deadline of a transaction that is marked."""
-        paths = (f"{self._root}/{hour}/{identifier}" for hour in _names(self._root))
+        paths = (f"{self._root}/{hour}/{identifier}" for hour in names_in(self._root))
         return next(filter(None, map(_read, paths)), None)
 
     def over(self, now_ms: int) -> Iterator[Marked]:
         """The marks of those whose time is over, oldest first; reads no directory of a later hour."""
-        for hour in sorted(int(name) for name in _names(self._root) if name.isdigit()):
+        for hour in sorted(int(name) for name in names_in(self._root) if name.isdigit()):
             if hour > now_ms // _HOUR_MS:
                 return
-            for name in _names(f"{self._root}/{hour}"):
+            for name in names_in(f"{self._root}/{hour}"):
                 path = f"{self._root}/{hour}/{name}"
                 deadline = _read(path)
                 if deadline is not None and deadline.time_ms <= now_ms:
@@ -90,10 +90,3 @@ def _read(path: str) -> Deadline | None:
         return None
     is_mark = time_ms.isascii() and time_ms.isdigit() and len(time_ms) <= 15 and mode in ("R", "N")
     return Deadline(int(time_ms), mode == "R") if is_mark else None
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return []

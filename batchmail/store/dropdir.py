@@ -87,10 +87,7 @@ def _drop(tmp_dir: str, final: str, pieces: Iterable[bytes], before: Callable[[]
             draft.write(piece)
         draft.sync()
         before()
-        try:
-            draft.publish(final)
-        except FileExistsError:  # another process was quicker, by a moment perhaps
-            durable.sync_dir(os.path.dirname(final))
+        draft.publish_or_find(final)
 
 
 def _was_seen(cur: str, name: str) -> bool:

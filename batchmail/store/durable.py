@@ -102,6 +102,13 @@ class Draft:
             raise
         self.leave()
 
+    def publish_or_find(self, final: str) -> None:
+        """As `publish`; what has that name already, by a crash or another process, stays, and is durable too."""
+        try:
+            self.publish(final)
+        except FileExistsError:
+            sync_dir(os.path.dirname(final))
+
     def leave(self) -> None:
         """Remove the draft once it has its final name: the answer is yes, whatever becomes of this name."""
         try:

@@ -11,7 +11,6 @@ none, and may be done again.
 """
 
 import os
-import re
 from collections.abc import Iterator
 
 from batchmail.core import entry_lines
@@ -19,10 +18,8 @@ from batchmail.core.entry import Entry
 from batchmail.core.names import make_id
 from batchmail.store.arrivals import BUCKET_LENGTH, priority_dir
 from batchmail.store.durable import Draft, make_dir, move, retire, sync_dir
-from batchmail.store.spool import Spool
-from batchmail.store.waiting import Waiting, read_entry
-
-_FILE = re.compile(r"([0-7][0-9A-HJKMNP-TV-Z]{25})\.([0-9]{1,15})\.bsmtp\Z")
+from batchmail.store.spool import Spool, names_in
+from batchmail.store.waiting import Waiting, files_in, read_entry
 
 
 class Shelf:
@@ -37,13 +34,13 @@ class Shelf:
         """What waits with a priority and arrived in a span of time; reads the buckets of that span only."""
         root = f"{self._out}/waiting/{priority_dir(priority)}"
         first, last = (make_id(max(0, time_ms), bytes(10)) for time_ms in (from_ms, before_ms))
-        for bucket in _names(root):
+        for bucket in names_in(root):
             if first[:BUCKET_LENGTH] <= bucket[:BUCKET_LENGTH] <= last[:BUCKET_LENGTH]:
-                yield from (one for one in _list(f"{root}/{bucket}", priority_dir(priority)) if one.id < last)
+                yield from (one for one in files_in(f"{root}/{bucket}", priority_dir(priority)) if one.id < last)
 
     def priorities(self) -> list[int]:
         """Those for which something waits, or did."""
-        return [9 - int(name) for name in _names(f"{self._out}/waiting") if name.isdigit()]
+        return [9 - int(name) for name in names_in(f"{self._out}/waiting") if name.isdigit()]
 
     def release(self, held: Waiting) -> None:
         """What was set aside waits again, in its old place."""
@@ -70,8 +67,8 @@ class Shelf:
             self._sure.add(bucket)
         return bucket
 
-    def put_text(self, entry: Entry, text: Iterator[bytes]) -> None:
-        """What was in a batch waits again."""
+    def put_text(self, entry: Entry, text: Iterator[bytes], *, held: bool) -> None:
+        """What was in a batch waits again, or is set aside."""
         with Draft(self._spool.tmp) as draft:
             draft.write(entry_lines.head(entry.arrival_ms, entry.priority, entry.queue_id, entry.client))
             for octets in text:
@@ -79,15 +76,12 @@ class Shelf:
             draft.write(
                 entry_lines.tail(entry.size_octets, entry.text_octets, entry.bits, entry.recipients, entry.sha256)
             )
-            self.put(draft, f"{entry.id}.{entry.text_octets}.bsmtp", entry.priority, held=False)
+            self.put(draft, f"{entry.id}.{entry.text_octets}.bsmtp", entry.priority, held=held)
 
     def put(self, draft: Draft, name: str, priority: int, *, held: bool) -> None:
         """A finished draft waits or is held; to find it there already, after a crash, is fine."""
         place = f"{self._out}/held" if held else self._bucket(name, priority)
-        try:
-            draft.publish(f"{place}/{name}")
-        except FileExistsError:
-            sync_dir(place)  # the crash may have come before that
+        draft.publish_or_find(f"{place}/{name}")
 
     def end(self, waiting: Waiting) -> Waiting:
         """It is about to end here: nobody seals it any more."""
@@ -98,22 +92,8 @@ class Shelf:
         return waiting._replace(path=path, urgency="")
 
     def ended(self) -> list[Waiting]:
-        return list(_list(f"{self._out}/ended", ""))
+        return list(files_in(f"{self._out}/ended", ""))
 
     def remove(self, waiting: Waiting) -> None:
         """It is settled, as the ledger says."""
         retire(waiting.path)
-
-
-def _list(path: str, urgency: str) -> Iterator[Waiting]:
-    for name in _names(path):
-        match = _FILE.match(name)
-        if match:
-            yield Waiting(match[1], int(match[2]), f"{path}/{name}", urgency)
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return []

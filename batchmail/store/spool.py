@@ -195,3 +195,11 @@ def _parse_door(text: str, name: str) -> Door:
         )
     except (KeyError, ValueError):
         raise SpoolError(f"the door file {name} is damaged: run batchmail setup") from None
+
+
+def names_in(path: str) -> list[str]:
+    """What is in a directory, in order; nothing where it is not there."""
+    try:
+        return sorted(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []

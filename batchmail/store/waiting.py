@@ -15,11 +15,11 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from batchmail.core import entry_lines
 from batchmail.core.entry import Entry
 from batchmail.store.arrivals import BUCKET_LENGTH, DAY_MS, Arrivals
-from batchmail.store.durable import Draft, move, retire, retire_dir, sync_dir
+from batchmail.store.durable import move, retire, retire_dir
 from batchmail.store.reader import read_file
+from batchmail.store.spool import names_in
 
 _FILE = re.compile(r"([0-7][0-9A-HJKMNP-TV-Z]{25})\.([0-9]{1,15})\.bsmtp\Z")
 _SPARE_BUCKETS = 2  # the youngest buckets are left for the doors that are writing into them
@@ -39,29 +39,21 @@ class WaitingRoom(Arrivals):
 
     def scan(self) -> Iterator[Waiting]:
         """What waits, most urgent and oldest first; reads no more directories than are asked for."""
-        for priority in _names(self._root):
-            for bucket in _names(f"{self._root}/{priority}"):
-                path = f"{self._root}/{priority}/{bucket}"
-                for name in _names(path):
-                    match = _FILE.match(name)
-                    if match:
-                        yield Waiting(match[1], int(match[2]), f"{path}/{name}", priority)
+        for priority in names_in(self._root):
+            for bucket in names_in(f"{self._root}/{priority}"):
+                yield from files_in(f"{self._root}/{priority}/{bucket}", priority)
 
     def scan_held(self) -> Iterator[Waiting]:
         """What an operator, or a refusal, has set aside."""
-        path = f"{self._out}/held"
-        for name in _names(path):
-            match = _FILE.match(name)
-            if match:
-                yield Waiting(match[1], int(match[2]), f"{path}/{name}", "")
+        yield from files_in(f"{self._out}/held", "")
 
     def find(self, identifier: str) -> Waiting | None:
         """A waiting or held transaction; a held one has no urgency.  Reads only the buckets of its time."""
-        for priority in _names(self._root):
-            for bucket in _names(f"{self._root}/{priority}"):
+        for priority in names_in(self._root):
+            for bucket in names_in(f"{self._root}/{priority}"):
                 if bucket[:BUCKET_LENGTH] == identifier[:BUCKET_LENGTH]:
                     path = f"{self._root}/{priority}/{bucket}"
-                    for name in _names(path):
+                    for name in names_in(path):
                         match = _FILE.match(name)
                         if match and match[1] == identifier:
                             return Waiting(identifier, int(match[2]), f"{path}/{name}", priority)
@@ -82,10 +74,10 @@ class WaitingRoom(Arrivals):
     def tidy(self, now_ms: int) -> None:
         """What nobody waits for: forget old offers, remove buckets that were emptied while they were young."""
         self.forget_offers(now_ms)
-        for priority in _names(self._root):
+        for priority in names_in(self._root):
             path = f"{self._root}/{priority}"
             youngest = self._youngest(path)
-            for bucket in _names(path):
+            for bucket in names_in(path):
                 if f"{path}/{bucket}" not in youngest:
                     retire_dir(f"{path}/{bucket}")
 
@@ -93,38 +85,24 @@ class WaitingRoom(Arrivals):
         """Set a transaction aside for an operator."""
         move(waiting.path, f"{self._out}/held/{os.path.basename(waiting.path)}")
 
-    def hold_text(self, entry: Entry, text: Iterator[bytes]) -> None:
-        """Set aside a transaction that was in a batch."""
-        path = f"{self._out}/held/{entry.id}.{entry.text_octets}.bsmtp"
-        with Draft(self._spool.tmp) as draft:
-            draft.write(entry_lines.head(entry.arrival_ms, entry.priority, entry.queue_id, entry.client))
-            for octets in text:
-                draft.write(octets)
-            draft.write(
-                entry_lines.tail(entry.size_octets, entry.text_octets, entry.bits, entry.recipients, entry.sha256)
-            )
-            try:
-                draft.publish(path)
-            except FileExistsError:  # done before a crash, but for its sync perhaps
-                sync_dir(os.path.dirname(path))
-
     def _youngest(self, priority_path: str) -> list[str]:
-        return [f"{priority_path}/{name}" for name in _names(priority_path)[-_SPARE_BUCKETS:]]
+        return [f"{priority_path}/{name}" for name in names_in(priority_path)[-_SPARE_BUCKETS:]]
 
     def forget_offers(self, now_ms: int) -> None:
         """Forget what was offered before yesterday."""
-        for day in _names(f"{self._out}/offered"):
+        for day in names_in(f"{self._out}/offered"):
             if day.isdigit() and int(day) < now_ms // DAY_MS - 1:
-                for name in _names(f"{self._out}/offered/{day}"):
+                for name in names_in(f"{self._out}/offered/{day}"):
                     retire(f"{self._out}/offered/{day}/{name}")
                 retire_dir(f"{self._out}/offered/{day}")
 
 
-def _names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def files_in(path: str, urgency: str) -> Iterator[Waiting]:
+    """The transactions' files in one directory, in the order of their names; none where there is no such directory."""
+    for name in names_in(path):
+        match = _FILE.match(name)
+        if match:
+            yield Waiting(match[1], int(match[2]), f"{path}/{name}", urgency)
 
 
 def read_entry(waiting: Waiting) -> tuple[Entry, Callable[[], Iterator[bytes]]]:

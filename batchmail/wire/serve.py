@@ -92,9 +92,7 @@ class Server:
         self._poll = select.epoll()
         self._watched: dict[int, Callable[[int], None]] = {}  # by descriptor: who is told what can be done with it
         self._connections: OrderedDict[int, Connection] = OrderedDict()  # whose turn to be idle comes first, first
-        self._leaving: OrderedDict[int, Connection] = (
-            OrderedDict()
-        )  # of these, those that have to take their last words
+        self._leaving: OrderedDict[int, Connection] = OrderedDict()  # of these, those with last words to take
         self._calls: deque[Callable[[], None]] = deque()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watch(self._wake_read, READ, self._woken)

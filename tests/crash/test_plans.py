@@ -22,11 +22,8 @@ from batchmail.store.spool import Door
 from batchmail.store.waiting import WaitingRoom
 from tests.crash import test_steps as steps
 from tests.crash.stops import every_stop
+from tests.disks import Stop
 from tests.sites import NOW_MS, Mailbox, Pair, make_pair, messages
-
-
-class Stop(BaseException):
-    """The machine stops."""
 
 
 def stop(*_: object) -> None:

@@ -1,9 +1,6 @@
 """One that cannot be read, or is too large, holds up no other."""
 
-import builtins
-import errno
 import random
-from types import ModuleType
 
 import pytest
 
@@ -11,21 +8,11 @@ from batchmail.core.outcome import FAILED
 from batchmail.flow.replay import Replayer
 from batchmail.store import batchfile, boxes
 from batchmail.store.streams import begin_new_stream
+from tests.disks import unreadable
 from tests.fake_smtp import FakeSmtp, Script
 from tests.sites import Clock, Mailbox, Pair, make_pair, make_site, messages
 
 HOUR_MS = 3_600_000
-
-
-def unreadable(monkeypatch: pytest.MonkeyPatch, module: ModuleType, bad: str) -> None:
-    """The disk does not read a file."""
-
-    def read(path: str, *arguments: object, **options: object) -> object:
-        if path == bad:
-            raise OSError(errno.EIO, "Input/output error", path)
-        return builtins.open(path, *arguments, **options)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(module, "open", read, raising=False)
 
 
 def call_without_replay(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,5 @@
 """What a sender is told is true, and told once: of served recipients, after a jump of the clock, over long waits."""
 
-import builtins
-import errno
-
 import pytest
 
 from batchmail.core.outcome import DELAYED, Outcome
@@ -17,6 +14,7 @@ from batchmail.store.plans import HOLD, REMOVE, REQUEUE, Plan, Plans
 from batchmail.store.sent import Sent
 from tests.crash import test_steps as steps
 from tests.crash.test_plans import plan
+from tests.disks import unreadable
 from tests.flow.test_expire import HOUR_MS, fields, notices, pass_days, told
 from tests.flow.test_may_have import TWO, held_with_an_outcome, mark_whole, report
 from tests.sites import NOW_MS, Mailbox, Pair, make_pair, messages
@@ -187,12 +185,7 @@ def test_a_notice_that_cannot_be_read_holds_up_no_other(pair: Pair, monkeypatch:
     bad = min(row[0] for row in ledger.rows("SELECT id FROM notice WHERE state = 'owed'"))
     ledger.close()
 
-    def read(path: str, *arguments: object, **options: object) -> object:
-        if bad in str(path):
-            raise OSError(errno.EIO, "Input/output error", path)
-        return builtins.open(path, *arguments, **options)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(reader, "open", read, raising=False)
+    unreadable(monkeypatch, reader, f"{site.root}/in/home/notices/{bad}")
     pass_days(site, 1)
     assert len(notices(site)) == 2
     pass_days(site, 12)
