@@ -98,7 +98,7 @@ def _row(state: PeerState, now_ms: int) -> tuple[object, ...]:
         state.sealed,
         state.custody,
         state.replay,
-        _last_call(state, now_ms),
+        f"open for {age_text(now_ms - state.open_ms)}" if state.open_ms is not None else _last_call(state, now_ms),
     )
 
 
@@ -130,6 +130,7 @@ def _print_one(state: PeerState, now_ms: int) -> None:
         ("to replay", replay),
         ("notices owed", str(state.notices)),
         ("last contact", ago(state.contact_ms) or "never"),
+        ("call open", f"for {age_text(now_ms - state.open_ms)}" if state.open_ms is not None else ""),
         ("last call", _last_call(state, now_ms)),
         ("it ended", state.call_text),
         ("next call", f"expected in {age_text(state.expected_ms - now_ms)}" if state.expected_ms is not None else ""),

@@ -21,6 +21,7 @@ from batchmail.flow.lists import Lists, look_at_lists, unlisted
 from batchmail.store import batchfile, quarantine
 from batchmail.store.boxes import Inbox, Outbox
 from batchmail.store.census import count
+from batchmail.store.line import open_since_ms
 from batchmail.store.room import free_octets
 from batchmail.store.setup import is_retired
 from batchmail.store.spool import Spool
@@ -149,6 +150,7 @@ class PeerState(NamedTuple):
     next_replay_ms: int | None = None
     notices: int = 0  # owed
     contact_ms: int | None = None  # when the peer was last spoken to
+    open_ms: int | None = None  # since when a call is open now
     call_ms: int | None = None  # when the last call ended, or failed
     call_code: int = 0
     call_text: str = ""  # why it failed
@@ -164,7 +166,8 @@ def look_at(context: Context, looker: Looker = look) -> PeerState:
     found = count(context.spool, context.peer.name, context.now_ms() * 1_000_000, MOST_COUNTED)
     oldest = [found.oldest_ms] if found.oldest_ms is not None else []
     held = [time_of_id(waiting.id) for waiting in room.scan_held()]
-    state = PeerState(context.peer.name, found.number, found.octets, found.has_more, len(held))
+    open_ms = open_since_ms(context.spool, context.peer.name)
+    state = PeerState(context.peer.name, found.number, found.octets, found.has_more, len(held), open_ms=open_ms)
     troubles: list[Trouble] = []
     known = None
     try:

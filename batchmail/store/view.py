@@ -148,6 +148,11 @@ class View:
         )
         return [Number(*row) for row in rows]
 
+    def ids_to_replay(self, number: Number) -> set[str]:
+        """The transactions of a batch of the peer's that are not finished here."""
+        query = "SELECT id FROM in_tx WHERE stream = ? AND seq = ? AND state <> 'done'"
+        return {row[0] for row in self._rows(query, *number[:2])}
+
     def owed_ids(self) -> list[str]:
         """The notices whose files are still needed."""
         return [row[0] for row in self._rows("SELECT id FROM notice WHERE state = 'owed' ORDER BY id")]

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from tests.cli.programs import DOWN, TWO, CliSite, a_pair, run
+from tests.fake_smtp import END, FakeSmtp, Script
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_what_came_and_waits_here_is_told(tmp_path):
     home.configure(target=DOWN)
     mx.pipe(TWO)
     home.run("call", "mx")
-    assert home.lines("queue") == ["Nothing is on its way; 2 from mx are to be replayed."]
+    assert home.lines("queue") == ["Nothing is on its way; 2 from mx are to be replayed (--here lists them)."]
 
 
 def test_json_has_addresses_as_they_are(mx):
@@ -100,3 +101,35 @@ def test_json_has_addresses_as_they_are(mx):
     assert row["arrival_ms"] > 0
     [shown] = mx.json("show", row["id"])
     assert (shown["sender"], shown["to"][0]["address"]) == ("a+b=c@example.com", "r+x@home.example")
+
+
+def test_what_is_to_be_replayed_is_a_row_each_with_what_was_said(tmp_path):
+    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
+    assert home.lines("queue", "--here") == ["Nothing is to be replayed."]
+    home.configure(target=DOWN)
+    mx.pipe(TWO)
+    home.run("call", "mx")
+    head, one, two = home.lines("queue", "--here")
+    assert head.split() == ["ID", "AGE", "SIZE", "TRIED", "NEXT", "SENDER", "RECIPIENTS"]
+    assert one.split()[5:] == ["alice@example.com", "carol@home.example", "+1"]
+    assert two.split()[5:] == ["<>", "bob@home.example"]
+    first, second = home.json("queue", "--here", "mx")
+    assert (first["id"], first["state"], first["delays"]) == (one.split()[0], "waiting", [])
+    assert first["batch"] in os.listdir(f"{home.spool}/in/mx/inbox")
+    assert second["next_ms"] > first["arrival_ms"]
+    assert len(home.lines("queue", "--here", "--limit", "1")) == 2
+
+
+def test_of_what_is_left_here_the_last_reply_is_told(tmp_path):
+    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
+    script = Script(replies={END: b"452 4.3.1 no room", b"RCPT TO:<dave@home.example>": b"550 5.1.1 who"})
+    with FakeSmtp(script) as target:
+        home.configure(target=target.url())
+        mx.pipe(TWO)
+        home.run("call", "mx")
+    _, one, said, two, again = home.lines("queue", "--here")
+    assert (said, again) == ("    452 4.3.1 no room", said)
+    assert one.split()[3] == two.split()[3] == "1"
+    assert one.split()[5:] == ["alice@example.com", "carol@home.example"]
+    [delay] = home.json("queue", "--here")[0]["delays"]
+    assert (delay["recipient"], delay["code"], delay["status"]) == ("carol@home.example", 452, "4.3.1")

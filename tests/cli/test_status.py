@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from batchmail.store.line import CALLER, Line
+from batchmail.store.spool import Spool
 from tests.cli.programs import DOWN, TWO, CliSite, a_pair, run
 
 
@@ -37,6 +39,23 @@ def test_after_a_call_both_sides_know_of_it(tmp_path):
         assert state["contact_ms"] <= state["call_ms"]
         assert (state["waiting"], state["custody"], state["replay"]) == (0, 0, 0)
     assert any(re.fullmatch(r"last call     \d+s ago, done", line) for line in mx.lines("status", "home"))
+
+
+def test_a_call_that_is_open_is_shown(tmp_path):
+    mx, home = a_pair(tmp_path)
+    line = Line(Spool(home.spool), "mx")
+    assert line.acquire(CALLER)
+    try:
+        assert home.lines("status")[-1].split()[-3:-1] == ["open", "for"]
+        assert any(re.fullmatch(r"call open     for \d+s", text) for text in home.lines("status", "mx"))
+        assert time.time() * 1000 >= home.json("status")[0]["open_ms"]
+        assert "open_ms" not in mx.json("status")[0]
+    finally:
+        line.close()
+    assert home.lines("status")[-1].endswith("never")
+    with open(f"{home.spool}/lock/mx.call", "w", encoding="ascii") as file:
+        file.write("caller 1")  # a process that is something else by now
+    assert "open_ms" not in home.json("status")[0]
 
 
 def test_no_line_is_no_trouble_for_a_site_that_is_away(tmp_path):
