@@ -202,7 +202,8 @@ class _Pass:
         """All or nothing; the jobs that may come twice."""
         with self._ledger.transaction():
             for job in (*self._ended, *parts):
-                self._received.outcomes(job.id, job.found, job.next_ms, job.is_answered)
+                is_over = job in self._ended
+                self._received.outcomes(job.id, job.found, job.next_ms, job.is_answered, is_over)
             self._aliases.add((word, job.id) for job in self._ended for word in job.words)
             return [job for job in dots if self._received.before_dot(job.id)]
 

@@ -218,12 +218,14 @@ class Received:
         with self._ledger.transaction():
             self._db.execute("UPDATE in_tx SET state = 'waiting' WHERE id = ? AND state = 'dot'", (identifier,))
 
-    def outcomes(self, identifier: str, found: list[Outcome], next_ms: int, is_answered: bool = False) -> bool:
+    def outcomes(
+        self, identifier: str, found: list[Outcome], next_ms: int, is_answered: bool = False, is_over: bool = True
+    ) -> bool:
         """Record outcomes, synced; whether the transaction has all of its final ones now.
 
         Of delays the last is kept, and the first reported; `next_ms` is when the rest is tried again.
         `is_answered`: this attempt wrote a dot, and heard what became of it.  Else a dot in doubt stays so: of one
-        of an earlier attempt this one has learned nothing.
+        of an earlier attempt this one has learned nothing.  `is_over`: the attempt is, and counts for the next pause.
         """
         with self._ledger.transaction():
             for outcome in found:
@@ -239,8 +241,8 @@ class Received:
             done = bool(len(self.finished(identifier)) == recipients)
             self._db.execute(
                 "UPDATE in_tx SET state = CASE WHEN ?1 = 'waiting' AND state = 'dot' AND NOT ?2 THEN 'dot' ELSE ?1 END,"
-                " attempts = attempts + 1, next_ms = ?3 WHERE id = ?4",
-                ("done" if done else "waiting", is_answered, next_ms, identifier),
+                " attempts = attempts + ?5, next_ms = ?3 WHERE id = ?4",
+                ("done" if done else "waiting", is_answered, next_ms, identifier, is_over),
             )
         return done
 
