@@ -43,6 +43,7 @@ class Habits(NamedTuple):
 
 
 _HABITS = (
+    (b"POSTFIX", Habits(transactions=1000)),  # whatever it is, it keeps; a process of its own for each session is dear
     # The 11th message of a session is only queued until the next queue run (smtp_accept_queue_per_connection).
     (b"EXIM", Habits(transactions=10)),
     # The NOTIFY flags and ORCPT of one RCPT leak into the next; the 101st message gets 452.
