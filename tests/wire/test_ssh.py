@@ -344,16 +344,17 @@ def test_the_scanned_lines_make_a_host_known(far_side, call, known_hosts, tmp_pa
 
 @contextlib.contextmanager
 def tcp_server(talk):
-    """Give the first connection to `talk`; the port."""
+    """Give each connection to `talk`; the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def serve_one():
+        def accept():
             with contextlib.suppress(OSError):
-                connected, _ = listener.accept()
-                with connected:
-                    talk(connected)
+                while True:
+                    connected, _ = listener.accept()
+                    with connected, contextlib.suppress(OSError):
+                        talk(connected)
 
-        thread = threading.Thread(target=serve_one)
+        thread = threading.Thread(target=accept)
         thread.start()
         try:
             yield Far(listener.getsockname()[1], "")
