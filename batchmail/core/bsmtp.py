@@ -11,7 +11,7 @@ from batchmail.core.commands import parse_mail, parse_rcpt
 from batchmail.core.envelope import MAX_RECIPIENTS, Envelope, Parameters, Recipient
 from batchmail.core.errors import MalformedInput
 from batchmail.core.lines import Unstuffer
-from batchmail.core.path import MAX_COMMAND_OCTETS, CommandError
+from batchmail.core.path import MAX_COMMAND_OCTETS, MAX_KEPT_OCTETS, CommandError
 from batchmail.core.value import NamedTuple
 
 
@@ -50,7 +50,9 @@ class Reader:
     """Reads BSMTP text.  Any error is MalformedInput and final."""
 
     def __init__(self, eol: bytes = b""):
-        self._eol = eol  # b"" until the first line has shown it
+        """With `eol` the text is one of our own, and its line end; else the first line shows it."""
+        self._eol = eol
+        self._most_octets = MAX_KEPT_OCTETS if eol else MAX_COMMAND_OCTETS  # of a command line
         self._buffer = b""
         self._offset = 0  # of the buffer's first octet in the input
         self._ended = False
@@ -113,8 +115,8 @@ class Reader:
             if end >= 0:
                 self._eol = b"\r\n" if self._buffer[:end].endswith(b"\r") else b"\n"
         end = self._buffer.find(self._eol) if self._eol else -1
-        if end > MAX_COMMAND_OCTETS or (end < 0 and len(self._buffer) > MAX_COMMAND_OCTETS):
-            raise MalformedInput(f"a command line of more than {MAX_COMMAND_OCTETS} octets")
+        if end > self._most_octets or (end < 0 and len(self._buffer) > self._most_octets):
+            raise MalformedInput(f"a command line of more than {self._most_octets} octets")
         if end < 0:
             if self._ended:
                 self._check_end()

@@ -19,6 +19,7 @@ from batchmail.core.numbered import BATCH, Number
 from batchmail.flow.context import Context
 from batchmail.flow.overview import numbers_in
 from batchmail.flow.repair import Repairer
+from batchmail.flow.transaction import check_text
 from batchmail.store import batchfile
 from batchmail.store.boxes import Inbox, Outbox
 from batchmail.store.notices import Notices
@@ -202,8 +203,7 @@ def _files(path: str) -> list[os.DirEntry[str]]:
 def _waiting_problem(waiting: Waiting) -> str:
     try:
         _, text = read_entry(waiting)
-        for _ in text():
-            pass
+        check_text(text())
     except FileNotFoundError:  # sealed meanwhile
         return ""
     except Damaged as error:

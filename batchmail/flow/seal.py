@@ -17,6 +17,7 @@ from batchmail.core.numbered import ANSWER, BATCH, REPORT, REQUEST, VOID, Number
 from batchmail.core.report import Row
 from batchmail.core.request import Answer, Request, pack, read_answers, read_requests
 from batchmail.flow.context import Context
+from batchmail.flow.transaction import check_text
 from batchmail.store import batchfile
 from batchmail.store.aliases import Aliases
 from batchmail.store.batchfile import Text
@@ -165,9 +166,7 @@ class Sealer:
         for waiting in chosen:
             try:
                 entry, text = read_entry(waiting)
-                first = b""
-                for octets in text():  # what is damaged must not be found when half of the batch is written
-                    first = first or octets
+                first = check_text(text())  # what is damaged must not be found when half of the batch is written
             except SpoolError as error:
                 self._hold(waiting, str(error))
                 continue

@@ -10,6 +10,25 @@ from batchmail.store.spill import Spill
 MAX_HEADER_OCTETS = 256 << 10  # looked at for loops and non-ASCII octets
 
 
+def check_text(text: Iterable[bytes]) -> bytes:
+    """Read a transaction's text to its end, and its envelope as the far side will; its first octets.
+
+    Raises SpoolError: there no transaction behind it could be read.
+    """
+    first, reader, envelope = b"", bsmtp.Reader(b"\r\n"), None
+    try:
+        for octets in text:
+            first = first or octets
+            if envelope is None:
+                reader.receive(octets)
+                envelope = reader.next_event()
+    except MalformedInput as error:
+        raise SpoolError(f"its envelope cannot be read: {error}") from None
+    if envelope is None:
+        raise SpoolError("it has no envelope")
+    return first
+
+
 class Transaction:
     """An envelope with its content; a context manager, since large content lies in a draft."""
 
@@ -23,9 +42,9 @@ class Transaction:
         except BaseException:
             self._spill.discard()
             raise
-        end = self.header.find(b"\r\n\r\n")
+        end = (b"\r\n" + self.header).find(b"\r\n\r\n")  # at once where the header is empty
         if end >= 0:
-            self.header = self.header[: end + 2]
+            self.header = self.header[:end]
 
     def _read(self, text: Iterable[bytes]) -> Envelope:
         reader = bsmtp.Reader(b"\r\n")

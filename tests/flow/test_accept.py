@@ -392,6 +392,16 @@ def test_room_for_the_copy_below_the_envelope(spool, free, is_taken, monkeypatch
     assert drafts(spool) == []
 
 
+@pytest.mark.parametrize("length", [4071, 4080])
+def test_what_a_door_adds_to_the_longest_line_can_be_read_again(spool, length):
+    """Also where the line is longer than a door takes by then."""
+    mail = b"MAIL FROM:<" + b"a" * (length - 14) + b"@b>"
+    text = mail + b"\nRCPT TO:<c@d>\nDATA\nSubject: x\n\n\xc3\xbc\n.\n"
+    (accepted,) = _accept(spool, text, origin=UNKNOWN._replace(beside=from_options(b"HDRS", b"e" * 100, b"", b"")))
+    assert format_mail(accepted.envelope.sender, accepted.envelope.parameters).startswith(mail + b" ")
+    assert {p.name for p in accepted.envelope.parameters} == {b"RET", b"ENVID", b"BODY"}
+
+
 def _random_envelope(rng):
     def some(*choices):
         return tuple(Parameter(keyword, rng.choice(values)) for keyword, values in choices if rng.random() < 0.5)

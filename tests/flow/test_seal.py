@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from batchmail.core.envelope import Client, Envelope, Recipient
+from batchmail.core.names import make_id
 from batchmail.flow.seal import Sealer, level_for
 from batchmail.store import batchfile
+from batchmail.store.waiting import WaitingRoom
 from tests.sites import Mailbox, make_site, messages
 
 
@@ -81,3 +84,20 @@ def test_a_large_message_waits_for_the_small_ones(tmp_path: object) -> None:
     site.accept(*messages(1, octets=300_000), *messages(3, octets=2_000))
     with closing(site.context.open_ledger()) as ledger:
         assert [len(text) for text in batches(site, 0, Sealer(site.context, ledger))] == [3, 1]
+
+
+def test_what_the_far_side_could_not_read_is_held_and_the_others_go(tmp_path: object) -> None:
+    site = make_site(f"{tmp_path}/mx", "mx.example", "home")
+    room, now_ms = WaitingRoom(site.spool, "home"), site.clock.now_ms
+    unreadable = make_id(now_ms, bytes(10))
+    draft, writer = room.write(unreadable, now_ms, 0, "", Client(), Envelope(b"", (), (Recipient(b"@b.example:"),)))
+    writer.content(b"Subject: x\r\n\r\n")
+    name, _ = writer.end()
+    room.put(draft, name, 0, "", now_ms)
+    (good,) = site.accept(*messages(1))
+    with closing(site.context.open_ledger()) as ledger:
+        number = Sealer(site.context, ledger).seal_batch("home.example", 1 << 20, 1 << 20)
+    assert number
+    _, items, _ = batchfile.check_batch(f"{site.root}/out/home/outbox/{number.file_name}")
+    assert [item.entry.id for item in items] == [good]
+    assert site.held() == [unreadable]

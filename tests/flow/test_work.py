@@ -38,6 +38,13 @@ def test_the_header_ends_where_the_header_ends(tmp_path: object) -> None:
         assert transaction.header == b"Subject: one\r\n"
 
 
+def test_an_empty_header_does_not_reach_into_the_body(tmp_path: object) -> None:
+    text = PLAIN.replace(b"Subject: one\r\n\r\n", b"\r\nReceived: from a by b\r\n\r\n")
+    assert text != PLAIN
+    with Transaction([text], str(tmp_path)) as transaction:
+        assert transaction.header == b""
+
+
 @pytest.mark.parametrize("end", [0, 10, len(PLAIN) - 5, len(PLAIN) - 1])
 def test_a_transaction_without_its_end_is_none(tmp_path: object, end: int) -> None:
     with pytest.raises(SpoolError, match="damaged"):
