@@ -17,6 +17,7 @@ _ABOVE = bytes(range(128, 256))
 _OF_VALUE = _VISIBLE.translate(None, b"=") + _ABOVE
 _OF_UTF8_ADDRESS = _VISIBLE.translate(None, b"+=\\") + _ABOVE
 _HEX_DIGITS = b"0123456789ABCDEFabcdef"
+_DIGITS_TO_0 = bytes.maketrans(b"123456789", b"000000000")
 
 
 def parse_mail(line: bytes) -> tuple[bytes, Parameters]:
@@ -126,12 +127,25 @@ def _is_utf8_address(text: bytes) -> bool:
         if not escape.startswith(b"x{") or not brace or not 2 <= len(digits) <= 6 or not _holds(digits, _HEX_DIGITS):
             return False
         plain += rest
+    try:
+        plain.decode()
+    except UnicodeDecodeError:
+        return False
     return _holds(plain, _OF_UTF8_ADDRESS)
 
 
 def _is_rrvs(value: bytes | None) -> bool:
+    """RFC 7293 §3.1: a date-time of RFC 3339 without fractions, and an action."""
     time, semicolon, action = (value or b"").partition(b";")
-    return 20 <= len(time) <= 35 and _holds(time, b"0123456789T:Z+.-") and (not semicolon or action in (b"C", b"R"))
+    return _is_date_time(time) and (not semicolon or action.upper() in (b"C", b"R"))
+
+
+def _is_date_time(text: bytes) -> bool:
+    shape = text.translate(_DIGITS_TO_0)
+    if shape[:19] != b"0000-00-00T00:00:00" or shape[19:] not in (b"Z", b"+00:00", b"-00:00"):
+        return False
+    month, day, hour, minute = (int(text[at : at + 2]) for at in (5, 8, 11, 14))
+    return 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60
 
 
 _PRIORITIES = [b"%d" % priority for priority in range(-9, 10)]

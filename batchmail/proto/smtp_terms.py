@@ -6,17 +6,16 @@ keyword is not offered is refused (RFC 5321 §4.1.1.11).  A further extension is
 field of `Terms`, a line in `keywords`, and its parameter's check in `core.envelope`.
 """
 
-import re
 from functools import lru_cache
 from typing import NamedTuple
 
 from batchmail.core.commands import parse_mail, parse_rcpt
 from batchmail.core.envelope import Parameters, Recipient, find
-from batchmail.core.path import CommandError
+from batchmail.core.path import CommandError, split_command
 from batchmail.proto.smtp_events import Answer
 from batchmail.proto.smtp_offer import NEEDED
 
-_BINARY = re.compile(rb" BODY=BINARYMIME(?: |\Z)", re.IGNORECASE)
+_BINARY = b"BODY=BINARYMIME"
 
 
 class Terms(NamedTuple):
@@ -61,7 +60,7 @@ class Terms(NamedTuple):
 
     def parse_mail(self, line: bytes, extended: bool) -> tuple[bytes, Parameters]:
         """Sender and parameters of a MAIL command, if this door takes them.  Raises CommandError."""
-        if _BINARY.search(line):
+        if _BINARY in line.upper() and _BINARY in split_command(line, b"MAIL")[1].upper().split():
             raise CommandError(555, "5.5.4", "BODY=BINARYMIME is not offered here")
         sender, parameters = parse_mail(line)
         self._check_offered(parameters, extended)

@@ -27,6 +27,7 @@ RCPTS = [
     b"RCPT TO:<c@d.example> ORCPT=rfc822;Orig+2bone+c3+B8@x.example",
     b"RCPT TO:<c@d.example> ORCPT=utf-8;j\xc3\xb8@x.example",
     b"RCPT TO:<c@d.example> ORCPT=utf-8;j\\x{F8}@x.example RRVS=2026-11-20T00:00:00Z;C",
+    b"RCPT TO:<c@d.example> RRVS=2026-11-20T00:00:00-08:00;r",
 ]
 
 
@@ -69,7 +70,10 @@ def test_tolerated_on_reading():
         (b"MAIL FROM:<a@b> BODY=BINARYMIME", "5.5.4"),
         (b"MAIL FROM:<a@b> NOTIFY=NEVER", "5.5.4"),
         (b"MAIL FROM:<a@b> SIZE=1 size=2", "5.5.4"),
-        (b"MAIL FROM:<" + b"a" * 4096 + b"@b>", "5.5.2"),
+        (b"MAIL FROM:<" + b"a" * 8192 + b"@b>", "5.5.2"),
+        (b"MAIL FROM:<@x.example:>", "5.1.7"),  # without its route it would be the null sender
+        (b"MAIL FROM:<@x.example:@y.example:a@b>", "5.1.7"),  # and this one another at each reading
+        (b"MAIL FROM:<@x.example>", "5.1.7"),
         (b"RCPT FROM:<a@b>", "5.5.4"),
     ],
 )
@@ -93,6 +97,11 @@ def test_refused_mail(line, status):
         b"ORCPT=rfc822;a+0",
         b"ORCPT=;a",
         b"ORCPT=rfc822;" + b"x" * 500,
+        b"ORCPT=utf-8;j\xf8@x.example",
+        b"RRVS=TTTTTTTTTTTTTTTTTTTT",
+        b"RRVS=2014-13-03T23:01:00Z",
+        b"RRVS=2014-04-03T23:01:00Z02:00",
+        b"RRVS=2014-04-03T23:01:00Z;X",
         b"RET=FULL",
     ],
 )
@@ -104,7 +113,18 @@ def test_refused_rcpt_parameters(words):
 def test_check_address():
     for good in (b"a@b", b"x!y!z", b"postmaster", b'"a b"@c', b"-f@x", b"j\xc3\xb8@b"):
         assert check_address(good) == good
-    for bad in (b"", b"a b", b"<a@b>", b"a>@b", b"a@b> NOTIFY=NEVER", b"a\n@b", b'"a@b', b"@x:a@b"):
+    for bad in (
+        b"",
+        b"a b",
+        b"<a@b>",
+        b"a>@b",
+        b"a@b> NOTIFY=NEVER",
+        b"a\n@b",
+        b'"a@b',
+        b"@x:a@b",
+        b"@x",
+        b"a" * 4090 + b"@b",
+    ):
         with pytest.raises(CommandError):
             check_address(bad)
 

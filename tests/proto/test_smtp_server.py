@@ -627,3 +627,9 @@ def test_back_to_back(hello: bytes) -> None:
     assert pair.ask(Command(Verb.RSET, b"RSET")) == ["2.0.0"]
     assert pair.ask(Command(Verb.QUIT, b"QUIT")) == ["2.0.0"]
     assert pair.client.state is State.CLOSED and pair.door.machine.is_over
+
+
+def test_blanks_in_a_quoted_local_part_part_no_parameters() -> None:
+    driver = Driver()
+    driver.write(b"EHLO x\r\n")
+    assert driver.write(b'MAIL FROM:<"x BODY=BINARYMIME "@a.example>\r\n') == b"250 2.1.0 sender taken\r\n"
