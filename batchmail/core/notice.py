@@ -134,6 +134,7 @@ _FATE_UNKNOWN = (
     "It is not known whether your message was delivered to {whom}, and no\r\n"
     "further attempt will be made. Please ask, or send it again:"
 )
+_HANDED_ON = "Your message was handed on to the next mail server for {whom}:"
 _OVERDUE = (
     "The time by which your message was to be delivered is over for {whom}.\r\n"
     "THIS IS A WARNING ONLY: you need not send it again:"
@@ -143,6 +144,8 @@ _OVERDUE = (
 def _explained(notice: Notice, action: str, first: Outcome) -> str:
     if notice.is_fate_unknown and action == outcomes.FAILED:
         return _FATE_UNKNOWN
+    if action == outcomes.RELAYED and deliver_by(notice.envelope):  # told of for that; it may be one that confirms
+        return _HANDED_ON
     return _OVERDUE if _is_overdue(notice, first) else _EXPLAINED[action]
 
 
@@ -155,8 +158,8 @@ def _is_overdue(notice: Notice, outcome: Outcome) -> bool:
 def _words_part(
     notice: Notice, me: str, retry_until_ms: int | None, expected_ms: int | None, utf8: bool, returned: _Part | None
 ) -> _Part:
-    away = f"{notice.far_site}, which is only connected from time to time; that is normal there."
-    lines = [*_wrapped(f"This is the mail system of {me}. Mail for the addresses below goes by way of {away}"), ""]
+    way = f"{notice.far_site}, to which there is a connection only from time to time; that is normal."
+    lines = [*_wrapped(f"This is the mail system of {me}. Mail for the addresses below goes by way of {way}"), ""]
     by_action = sorted(notice.outcomes, key=lambda outcome: list(_EXPLAINED).index(outcome.action))
     for action, group in groupby(by_action, key=lambda outcome: outcome.action):
         lines += _section(notice, action, list(group), utf8)

@@ -73,6 +73,7 @@ def _header_only(part: bytes) -> bytes:
     if part.isascii():
         return part
     _, _, message = part.partition(b"\r\n\r\n")
-    header, _, _ = message.partition(b"\r\n\r\n")
+    header, _, _ = (b"\r\n" + message).partition(b"\r\n\r\n")
+    header = header.removeprefix(b"\r\n")
     encoding = b"" if header.isascii() else _EIGHT_BIT
     return b"\r\nContent-Type: text/rfc822-headers\r\n" + encoding + b"\r\n" + header.rstrip(b"\r\n") + b"\r\n"

@@ -102,7 +102,7 @@ def test_a_failure_comes_back_whole():
     words = part(octets, 0).decode()
     assert "  <ola@far.example>\r\n      mx.far.example said:\r\n      550 5.1.1 nobody here\r\n" in words
     assert "no further attempt" in words
-    assert "cabin.example, which is only connected from time to time" in " ".join(words.split())
+    assert "cabin.example, to which there is a connection only from time to time" in " ".join(words.split())
     assert max(map(len, words.splitlines())) <= 78
 
 
@@ -148,6 +148,18 @@ def test_mixed_outcomes_in_one_notice_without_those_not_owed():
     assert b"said on the last attempt, and the time for more is over:\r\n      452 4.2.2 box full" in words
     assert b"Delivery will be tried until Mon, 25 Jan 2027 08:00:00 +0000." in words
     assert message["Subject"].startswith("Undeliverable: ")
+
+
+@pytest.mark.parametrize(("by", "confirms"), [(b"", False), (b" BY=9;NT", True)])
+def test_where_it_was_handed_on_because_of_its_time_a_confirmation_may_yet_come(by, confirms):
+    what = told(
+        b"<lena@near.example>" + by,
+        [b"<a@x.example> NOTIFY=SUCCESS"],
+        refused(action=RELAYED, code=250, status="2.0.0"),
+    )
+    _, octets = composed(what)
+    assert (b"Expect no further report on success" in part(octets, 0)) is not confirms
+    assert b"handed on to " in part(octets, 0)
 
 
 RETURNED = [  # RET, action, limit -> media type of what comes back

@@ -53,6 +53,13 @@ def test_it_is_legal_and_says_the_same(header: str, mail: str, rcpt: str) -> Non
     assert returned.get_payload(decode=True).decode() == header
 
 
+def test_of_a_message_without_a_header_nothing_is_returned() -> None:
+    was = letter("\r\nbody ü\r\n\r\nmore of it\r\n".encode())
+    assert b"body" in was
+    returned = email.message_from_bytes(sevenbit(was)).get_payload()[2]  # type: ignore[index]
+    assert returned.get_payload().strip() == ""
+
+
 def test_what_is_ascii_stays_as_it_is() -> None:
     whole = letter(b"Subject: x\r\n\r\nbody\r\n")
     assert whole.isascii() and sevenbit(whole) == whole
