@@ -32,8 +32,8 @@ class TimedStream(SocketStream):
 
     def read_ready(self, limit: int) -> bytes | None:
         """What has come already, without waiting: b"" when the other end closed, None when nothing came."""
-        self._socket.settimeout(0)
         try:
+            self._socket.settimeout(0)
             return self._socket.recv(limit)
         except (BlockingIOError, InterruptedError):
             return None
@@ -44,10 +44,10 @@ class TimedStream(SocketStream):
         raise LineError(f"the connection broke: {error}") from None
 
     def _set_timeout(self) -> None:
-        if self._deadline is None:
-            self._socket.settimeout(None)
-            return
-        left_s = self._deadline - time.monotonic()
-        if left_s <= 0:
+        left_s = None if self._deadline is None else self._deadline - time.monotonic()
+        if left_s is not None and left_s <= 0:
             raise LineError("no answer in time")
-        self._socket.settimeout(left_s)
+        try:
+            self._socket.settimeout(left_s)
+        except OSError as error:  # closed by another thread
+            raise LineError(f"the connection broke: {error}") from None

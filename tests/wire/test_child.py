@@ -77,3 +77,11 @@ def test_rmail_that_hangs_or_is_killed(tmp_path: object, monkeypatch: pytest.Mon
         assert rmail.run([b"sleep", b"60"], message, str(tmp_path)).status is None
     with pytest.raises(LineError, match=f"cannot write below {tmp_path}/none"):
         rmail.write_input(f"{tmp_path}/none", [])
+
+
+def test_who_reads_what_another_thread_has_closed_gets_a_line_error() -> None:
+    child = ChildStream(["cat"])
+    child.close()
+    for use in (lambda: child.read(1), lambda: child.read_ready(1), lambda: child.write(b"x")):
+        with pytest.raises(LineError, match="the connection broke"):
+            use()
