@@ -90,7 +90,7 @@ def _print(peer: str, found: Result) -> None:
     click.echo("Everything balances." if not found.problems else f"Not balanced: {len(found.problems)}")
 
 
-_ORDER = ("waiting", "held", "sealed", "custody", "settled", "notified", "done", "ended")
+_ORDER = ("waiting", "held", "sealed", "custody", "lost", "settled", "notified", "done", "ended")
 _NAMES = {"ended": "never handed over"}
 
 

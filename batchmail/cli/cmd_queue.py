@@ -22,10 +22,10 @@ from batchmail.cli.tables import (
 from batchmail.core.envelope import Recipient
 from batchmail.flow.context import Context
 from batchmail.flow.here import HereRow, list_here
-from batchmail.flow.overview import Row, list_queue, look_at
+from batchmail.flow.overview import look_at
+from batchmail.flow.queue import Row, list_queue
 from batchmail.store.looks import Looks
 from batchmail.store.received import NEVER_MS
-from batchmail.store.spool import Spool
 from batchmail.wire.peer_text import printable
 
 _LIMIT = 1000
@@ -42,8 +42,8 @@ def command(config_file: str | None, peer: str | None, here: bool, limit: int, a
     """List the transactions that are not settled, peer by peer, in the order in which they go, the newest last.
 
     Their STATE: "custody", the far side has it, and its outcome is awaited; "sealed", in a batch that has not
-    crossed yet, or goes again after batchmail resend; "held", set aside; "waiting"; "damaged" and "unknown", see
-    batchmail check --files.
+    crossed yet, or goes again after batchmail resend; "held", set aside; "waiting"; "lost", "damaged" and "unknown",
+    see batchmail check --files.
 
     With --here: what came from the peers and is still to be replayed, how often that was TRIED, when it is NEXT,
     the recipients that are left, and below each what was said of them the last time.
@@ -53,16 +53,18 @@ def command(config_file: str | None, peer: str | None, here: bool, limit: int, a
     end_with_reader()
     contexts = [start.context(site, spool, one) for one in start.peers_of(site, spool, peer, path)]
     names = [one.peer.name for one in contexts]
+    looks = Looks(spool, start.now_ms() * 1_000_000)
     if here:
         show_here = _show_here_json if as_json else _HereRows(names).row
         is_empty = not _show(chain.from_iterable(map(list_here, contexts)), show_here, limit)
     else:
         show = _show_json if as_json else _Rows(names).row
-        is_empty = not _show(chain.from_iterable(map(list_queue, contexts)), show, limit)
+        is_empty = not _show(chain.from_iterable(list_queue(one, looks.look) for one in contexts), show, limit)
     if is_empty and not as_json:
         click.echo(
-            "Nothing is to be replayed." if here else f"Nothing is on its way{_to_be_replayed(spool, contexts)}."
+            "Nothing is to be replayed." if here else f"Nothing is on its way{_to_be_replayed(looks, contexts)}."
         )
+    looks.keep()
     return 0
 
 
@@ -77,11 +79,9 @@ def _show(rows: Iterator[_R], show: Callable[[_R], None], limit: int) -> int:
     return count
 
 
-def _to_be_replayed(spool: Spool, contexts: Iterable[Context]) -> str:
+def _to_be_replayed(looks: Looks, contexts: Iterable[Context]) -> str:
     """What came from the peers and waits here; it is not on its way, and is yet what one may look for."""
-    looks = Looks(spool, start.now_ms() * 1_000_000)
     counts = [(context.peer.name, look_at(context, looks.look).replay) for context in contexts]
-    looks.keep()
     found = [f"; {count} from {name} {'is' if count == 1 else 'are'} to be replayed" for name, count in counts if count]
     return "".join(found) + (" (--here lists them)" if found else "")
 
@@ -134,7 +134,7 @@ class _Rows(_Columns):
         super().__init__(peers, Column("STATE", 7))
 
     def row(self, row: Row) -> None:
-        sender = "" if row.state == "damaged" else address_text(row.envelope.sender)
+        sender = address_text(row.envelope.sender) if row.is_read else ""
         to = self._recipients_text(row.envelope.recipients)
         self._line(row.peer, row.id, row.arrival_ms, row.size_octets, [row.state], sender, to)
 

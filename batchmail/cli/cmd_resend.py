@@ -1,5 +1,6 @@
 """batchmail resend: after a lost disk or a restored backup at either side."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from batchmail.store.line import CALLER, Line
 from batchmail.store.spool import Spool
 from batchmail.store.streams import Again, begin_new_stream, to_send_again
 
+_MOST_NAMED = 20  # transactions that are lost
 _FORMS = ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%d"]
 
 
@@ -57,6 +59,8 @@ def resend(spool: Spool, peer: str, since: datetime | None, dry_run: bool, adopt
             if again.here:
                 what = f"{count_text(again.here, 'transaction')} from {peer} in the inbox"
                 click.echo(f"{peer}: {what}: what was delivered of them is not known, and comes twice.")
+            if again.lost:
+                click.echo(f"{peer}: {_what_is_lost(again.lost)}")
             if dry_run:
                 return
             begin_new_stream(ledger, since_ms)
@@ -65,7 +69,18 @@ def resend(spool: Spool, peer: str, since: datetime | None, dry_run: bool, adopt
         line.close()
 
 
+def _what_is_lost(identifiers: Sequence[str]) -> str:
+    named = ", ".join(identifiers[:_MOST_NAMED])
+    more = f" and {len(identifiers) - _MOST_NAMED} more" if len(identifiers) > _MOST_NAMED else ""
+    return (
+        f"{count_text(len(identifiers), 'transaction')} cannot be sent again, as the files of their batches are gone or"
+        f" damaged: {named}{more}; batchmail check --files says what to do."
+    )
+
+
 def _what(again: Again, peer: str) -> str:
+    if not again.transactions and again.lost:
+        return "nothing can be sent again but outcomes and requests that were on their way."
     if not again.transactions:
         return "nothing that was sent is unsettled; outcomes and requests that were on their way are sent again."
     twice = (

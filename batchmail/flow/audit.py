@@ -21,6 +21,7 @@ from batchmail.store import census
 from batchmail.store.audit import ID_LENGTH, RECEIVED, SENT, Line, buckets, counts, lines
 from batchmail.store.ledger import Ledger
 from batchmail.store.requests import Asked, Requests
+from batchmail.store.streams import lost_ids
 from batchmail.store.waiting import WaitingRoom
 
 _OTHER = {SENT: RECEIVED, RECEIVED: SENT}
@@ -28,6 +29,7 @@ _LENGTHS = {0: 5, 5: 7, 7: 9, 9: 11, 11: ID_LENGTH}  # of the IDs' beginnings: 9
 _MOST_LINES = 600  # of one answer, some 70 octets each
 _MOST_BUCKETS = 1000
 _MOST_REQUESTS = 60  # of one audit
+_LOST = "lost here, as the file of its batch is gone or damaged: batchmail check --files says more"
 _LAST = "8"  # above every ID
 
 
@@ -104,6 +106,8 @@ def _counts(context: Context, ledger: Ledger, side: str, low: str, high: str) ->
         room = WaitingRoom(context.spool, context.peer.name)
         waiting = census.count(context.spool, context.peer.name, context.now_ms() * 1_000_000, None)
         found |= {"waiting": waiting.number, "held": sum(1 for _ in room.scan_held())}
+        if lost := [one for one in lost_ids(context.spool, ledger, context.peer.name) if low <= one < high]:
+            found |= {"lost": len(lost), "sealed": found["sealed"] - len(lost)}
     return found
 
 
@@ -176,6 +180,9 @@ def result(context: Context, ledger: Ledger, name: str) -> Result:
             theirs = {line.id: line for line in map(_line, told.items("lines", _MOST_LINES)) if line.id}
             ours = {line.id: line for line in islice(lines(ledger, way, *span), 1 << 16)}
             problems += _judge(way, ours, theirs, one.made_ms)
+    if here:
+        lost = lost_ids(context.spool, ledger, context.peer.name)
+        problems += [Problem(one, SENT, _LOST) for one in sorted(lost)[:_MOST_LINES]]
     unanswered = sum(one.answer is None for one in asked)
     return Result(from_ms, told_ms, here, there, sorted(problems), unanswered, refused, is_partial)
 
@@ -201,6 +208,8 @@ def _contradiction(sent: Line | None, received: Line | None, far: str, origin: s
     if sent is None:
         return f"known {far}, but not as sent {origin}"
     if received is None:
+        if sent.state == "l" and origin == "there":  # here, our files tell it
+            return "lost there, as the file of its batch is gone or damaged"
         if sent.state == "c":
             return f"in custody {far} as known {origin}, and not known {far}: lost"
         return f"settled {origin}, and not known {far}" if sent.state == "s" else ""

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from batchmail.core.names import make_id, time_of_id
 from batchmail.flow.context import Context
-from batchmail.flow.overview import Row, find, list_queue
+from batchmail.flow.overview import find
+from batchmail.flow.queue import Row, list_queue
 from batchmail.store.plans import Plan, Plans
 
 

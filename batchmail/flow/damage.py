@@ -20,13 +20,13 @@ from batchmail.flow.context import Context
 from batchmail.flow.overview import numbers_in
 from batchmail.flow.repair import Repairer
 from batchmail.flow.transaction import check_text
-from batchmail.store import batchfile
+from batchmail.store import batchfile, quarantine
 from batchmail.store.boxes import Inbox, Outbox
 from batchmail.store.notices import Notices
 from batchmail.store.reader import Damaged
 from batchmail.store.shelf import Shelf
 from batchmail.store.spool import names_in, user_name
-from batchmail.store.view import View, open_view
+from batchmail.store.view import OpenBatch, View, open_view
 from batchmail.store.waiting import Waiting, WaitingRoom, read_entry
 
 Progress = Callable[[int], None]  # files read
@@ -105,16 +105,26 @@ class Damage:
 
     def _missing(self, view: View) -> Iterator[Finding]:
         """Rows whose files are not there."""
-        for number in view.open_files():
-            if self._outbox.octets(number) is None and number in view.open_files():
-                what = f"is missing, and of its transactions {len(view.open_ids(number))} are not settled; restore it"
-                yield Finding(self._outbox.path(number), what)
+        for one in view.open_batches():
+            if self._outbox.octets(one.number) is None and one in view.open_batches():
+                yield Finding(self._outbox.path(one.number), self._gone(one))
         for number in view.files_in_custody():
             if _size(self._inbox.path(number)) is None and number in view.files_in_custody():
                 yield Finding(
                     self._inbox.path(number),
                     f"is missing; at {self._context.peer.name}, batchmail resend sends it again",
                 )
+
+    def _gone(self, batch: OpenBatch) -> str:
+        """Of one that the far side has, the outcomes will come: only its text is lost here, as for notices."""
+        peer = self._context.peer.name
+        open_ones = f"of its transactions {batch.transactions} are not settled"
+        place = quarantine.place_of(self._context.spool, self._outbox.path(batch.number))
+        if place and batch.state == "custody":
+            return f"was damaged and lies in {place}; {open_ones}: {peer} has them, and tells what becomes of them"
+        where = f"was damaged and lies in {place}" if place else "is missing"
+        give_up = "" if batch.state else ", or batchmail bounce ID gives them up, and the postmaster is told"
+        return f"{where}, and {open_ones}; restore it{' from a backup' if place else ''}{give_up}"
 
     def _owed(self, view: View) -> Iterator[Finding]:
         """Notices: of one that is handed over meanwhile the file is gone, and the row says so."""

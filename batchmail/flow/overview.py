@@ -1,4 +1,4 @@
-"""What lies where, for people: the queue of a peer row by row, how a peer is, all about one transaction.
+"""What lies where, for people: how a peer is, all about one transaction; its queue row by row is in `flow.queue`.
 
 Only looks.  What is found may be gone a moment later, since a call goes on
 meanwhile: that is no error.  A peer that has left the configuration and still
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from batchmail.core import bsmtp
 from batchmail.core.entry import Entry
 from batchmail.core.envelope import Envelope
-from batchmail.core.errors import BatchmailError, KeyRefused, Permanent, SpoolError
+from batchmail.core.errors import KeyRefused, Permanent, SpoolError
 from batchmail.core.names import time_of_id
 from batchmail.core.numbered import BATCH, Number
 from batchmail.flow.context import Context
@@ -36,74 +36,14 @@ from batchmail.store.view import (
     look,
     open_view,
 )
-from batchmail.store.waiting import Waiting, WaitingRoom, read_entry
+from batchmail.store.waiting import WaitingRoom, read_entry
 
 MOST_COUNTED = 10_000  # names looked at to count what waits, beyond those counted before
 WARNING, CRITICAL = "WARNING", "CRITICAL"
-HELD, WAITING, DAMAGED, UNKNOWN = "held", "waiting", "damaged", "unknown"
+HELD, WAITING, LOST = "held", "waiting", "lost"
 
 Text = Callable[[], Iterator[bytes]]
 Looker = Callable[[Spool, str], Look | None]
-
-
-class Row(NamedTuple):
-    """A transaction of ours that is not settled."""
-
-    peer: str
-    id: str
-    state: str  # of its batch, custody (the far side has it) or sealed; or HELD, WAITING, DAMAGED, UNKNOWN
-    arrival_ms: int
-    size_octets: int
-    envelope: Envelope
-    batch: str  # the file name, or empty
-
-
-_NO_ENVELOPE = Envelope(b"", (), ())
-
-
-def list_queue(context: Context) -> Iterator[Row]:
-    """What is on its way to a peer, in the order in which it goes; reads no more than is asked for."""
-    in_batches: set[str] = set()
-    for row in _list_batches(context):
-        in_batches.add(row.id)
-        yield row
-    room = WaitingRoom(context.spool, context.peer.name)
-    for state, found in ((HELD, room.scan_held()), (WAITING, room.scan())):
-        for waiting in found:
-            if waiting.id not in in_batches:  # else a leftover of sealing
-                with suppress(FileNotFoundError):
-                    yield _row_of_file(context.peer.name, state, waiting)
-
-
-def _row_of_file(peer: str, state: str, waiting: Waiting) -> Row:
-    try:
-        entry, text = read_entry(waiting)
-        envelope = read_envelope(text())
-    except BatchmailError:
-        return Row(peer, waiting.id, DAMAGED, time_of_id(waiting.id), waiting.text_octets, _NO_ENVELOPE, "")
-    return Row(peer, waiting.id, state, entry.arrival_ms, entry.size_octets, envelope, "")
-
-
-def _list_batches(context: Context) -> Iterator[Row]:
-    outbox = Outbox(context.spool, context.peer.name)
-    numbers = [number for number in numbers_in(outbox) if number.kind == BATCH]
-    unsettled: dict[Number, tuple[str, set[str] | None]] = dict.fromkeys(numbers, (UNKNOWN, None))
-    with suppress(SpoolError):  # `look_at` says what is wrong with the ledger
-        view = open_view(context.spool, context.peer.name) if numbers else None
-        if view is not None:
-            with closing(view):
-                unsettled = {number: (view.batch_state(number), view.open_ids(number)) for number in numbers}
-    for number, (state, identifiers) in sorted(unsettled.items(), key=lambda one: (one[1][0], one[0])):
-        with suppress(FileNotFoundError):
-            yield from _rows_of_batch(context.peer.name, outbox.path(number), number, state, identifiers)
-
-
-def _rows_of_batch(peer: str, path: str, number: Number, state: str, identifiers: set[str] | None) -> Iterator[Row]:
-    for item, text in batchfile.read_transactions(path):
-        if identifiers is None or item.entry.id in identifiers:
-            entry = item.entry
-            envelope = read_envelope(text)
-            yield Row(peer, entry.id, state, entry.arrival_ms, entry.size_octets, envelope, number.file_name)
 
 
 def numbers_in(box: Outbox | Inbox) -> list[Number]:
@@ -144,6 +84,7 @@ class PeerState(NamedTuple):
     has_more: bool  # more waits than was counted
     held: int
     sealed: int = 0  # in our outbox, not with the far side yet
+    lost: int = 0  # known to the ledger, and in no file here
     custody: int = 0  # with the far side, not settled
     oldest_ms: int | None = None  # arrival of the oldest of all these
     replay: int = 0  # of the peer's, in our custody
@@ -175,7 +116,7 @@ def look_at(context: Context, looker: Looker = look) -> PeerState:
     except SpoolError as error:
         troubles.append(Trouble(CRITICAL, str(error)))
     if known is not None:
-        state = _with_ledger(state, known)
+        state = _with_ledger(state, known, Outbox(context.spool, context.peer.name))
         oldest += [some.first_ms for some in known.unsettled.values() if some.first_ms is not None]
         troubles += _ledger_troubles(known)
     lists = look_at_lists(context, known.facts if known else {})
@@ -193,15 +134,17 @@ def count_files(context: Context) -> int:
     return sum(len(box.numbers()) for box in boxes)
 
 
-def _with_ledger(state: PeerState, known: Look) -> PeerState:
+def _with_ledger(state: PeerState, known: Look, outbox: Outbox) -> PeerState:
     nothing = Open(0, None)
+    lost = sum(found for stream, seq, found in known.again if outbox.octets(Number(stream, seq, BATCH)) is None)
 
     def number(name: str) -> int | None:
         text = known.facts.get(name, "")
         return int(text) if text.isdigit() else None
 
     return state._replace(
-        sealed=known.unsettled.get("sealed", nothing).number,
+        sealed=known.unsettled.get("sealed", nothing).number - lost,
+        lost=lost,
         custody=known.unsettled.get("custody", nothing).number,
         replay=known.replay.number,
         next_replay_ms=known.replay.first_ms,
@@ -242,6 +185,12 @@ def _troubles(context: Context, state: PeerState) -> Iterator[Trouble]:
         yield Trouble(CRITICAL, f"the last call failed and needs you: {state.call_text}")
     if peer.name in context.site.peers and is_retired(context.spool.root, peer.name):
         yield Trouble(WARNING, f"retired: the doors refuse mail for it until batchmail retire --undo {peer.name}")
+    if state.lost:
+        yield Trouble(
+            CRITICAL,
+            f"lost here, with the files of their batches: {state.lost} of its transactions; batchmail queue {peer.name}"
+            " shows them, and batchmail check --files says which files",
+        )
     if state.held:
         yield Trouble(WARNING, f"held transactions: {state.held}; batchmail queue {peer.name} shows them")
     if lost := quarantine.transactions(context.spool, peer.name):
@@ -330,12 +279,15 @@ def _find_sent(context: Context, view: View, identifier: str) -> Record | None:
     sent = view.sent(identifier)
     if sent is None:
         return None
+    outbox = Outbox(context.spool, context.peer.name)
     state = sent.state if sent.settled_ms is None else "settled"
+    if state == "sealed" and outbox.octets(sent.number) is None:
+        state = LOST
     record = Record(
         identifier, context.peer.name, state, "", None, None, None, None, sent, None,
         view.sent_outcomes(identifier), view.notices(identifier),
     )  # fmt: skip
-    return _with_file(record, Outbox(context.spool, context.peer.name).path(sent.number))
+    return _with_file(record, outbox.path(sent.number))
 
 
 def _find_received(context: Context, view: View, identifier: str) -> Record | None:

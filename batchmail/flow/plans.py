@@ -24,6 +24,7 @@ from batchmail.flow.seal import Sealer
 from batchmail.flow.settle import Settler
 from batchmail.flow.told import keep_told
 from batchmail.flow.transaction import Transaction
+from batchmail.store.boxes import Outbox
 from batchmail.store.deadlines import Deadlines
 from batchmail.store.ledger import Ledger
 from batchmail.store.line import PLANNER, Line
@@ -54,6 +55,7 @@ class Planner:
         self._context, self._ledger, self._settler = context, ledger, settler
         self._plans, self._sent = Plans(ledger), Sent(ledger)
         self._room = WaitingRoom(context.spool, context.peer.name)
+        self._outbox = Outbox(context.spool, context.peer.name)
         self._shelf = Shelf(context.spool, context.peer.name)
         self._sealer = Sealer(context, ledger)
         self._teller = Teller(context, ledger)
@@ -94,7 +96,7 @@ class Planner:
                 self._sealer.unseal(place.number)
                 place = None
             if place is not None:
-                self._follow_far(plan, place)
+                self._follow_far(plan, place, has_line)
             elif has_line:
                 self._follow_here(plan)
         except (BatchmailError, OSError) as error:
@@ -106,7 +108,7 @@ class Planner:
 
     # -- what is in the far side's custody, or may be --------------------------------------------------------------
 
-    def _follow_far(self, plan: Plan, place: Place) -> None:
+    def _follow_far(self, plan: Plan, place: Place, has_line: bool) -> None:
         verdict = self._plans.verdict(plan)
         if place.settled or not self._is_open(plan.tx):
             self._done(plan, self._result(plan))
@@ -115,13 +117,18 @@ class Planner:
         elif verdict in (LATE, REFUSED, UNKNOWN):
             self._done(plan, f"too late: the far side answered {verdict}; its report tells the outcome")
         elif verdict == MISSING and place.state == "custody":  # it has forgotten it, and no report will come
-            self._take_back(plan)
+            self._take_back(plan, b"the far side does not have it any more")
+        elif verdict == MISSING and has_line and self._is_lost(place):
+            self._take_back(plan, b"it was lost here, and the far side does not have it")
 
     def _is_open(self, identifier: str) -> bool:
         return bool(self._sent.open_recipients(identifier))
 
-    def _take_back(self, plan: Plan) -> None:
-        text = b"the far side does not have it any more"
+    def _is_lost(self, place: Place) -> bool:
+        """Whether no call will send it again: who has the line knows that none does just now."""
+        return not place.state and self._outbox.octets(place.number) is None
+
+    def _take_back(self, plan: Plan, text: bytes) -> None:
         now_ms = self._context.now_ms()
         rows = [
             Reported(plan.tx, Outcome(n, WITHDRAWN, 0, "5.0.0", text, b"", now_ms), False)

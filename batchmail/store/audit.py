@@ -1,6 +1,7 @@
 """The ledger's two halves as lines that two sites can compare: for each transaction its ID, state and outcomes.
 
     sent      w sealed, has not left · m may be there · c in the far side's custody · s settled
+              l lost here: no file holds it, as a call finds that has sealed again what goes again
     received  w to be replayed, or held · s every outcome is final
 
 What was withdrawn counts as failed, which the origin may make of it.  What a
@@ -23,8 +24,10 @@ _SHORT = 40  # of outcomes as they stand; longer ones are a digest
 
 _LINES = {
     SENT: "SELECT t.id, CASE WHEN t.settled_ms IS NOT NULL THEN 's' WHEN s.state = 'custody' THEN 'c'"
-    " WHEN s.whole_ms IS NOT NULL THEN 'm' ELSE 'w' END, COALESCE(t.settled_ms, s.custody_ms, 0), OUTCOMES"
-    " FROM out_tx t JOIN sent s USING (stream, seq) WHERE s.kind = 'batch' AND t.id >= ? AND t.id < ? ORDER BY t.id",
+    " WHEN s.state IS NULL THEN 'l' WHEN s.whole_ms IS NOT NULL THEN 'm' ELSE 'w' END,"
+    " COALESCE(t.settled_ms, s.custody_ms, 0), OUTCOMES FROM out_tx t LEFT JOIN sent s USING (stream, seq)"
+    " WHERE (s.kind = 'batch' OR s.kind IS NULL AND stream <> '')"
+    " AND t.id >= ? AND t.id < ? ORDER BY t.id",
     RECEIVED: "SELECT t.id, CASE WHEN t.state = 'done' THEN 's' ELSE 'w' END, t.custody_ms, OUTCOMES"
     " FROM in_tx t WHERE t.id >= ? AND t.id < ? ORDER BY t.id",
 }
@@ -34,7 +37,7 @@ _OUTCOMES = (
     f" AND action IN ({_FINAL}) ORDER BY n))"
 )
 _COUNTS = {
-    SENT: "SELECT CASE WHEN stream = '' THEN 'ended' WHEN settled_ms IS NULL THEN sent.state"
+    SENT: "SELECT CASE WHEN stream = '' THEN 'ended' WHEN settled_ms IS NULL THEN COALESCE(sent.state, 'sealed')"
     " WHEN id IN (SELECT tx FROM notice) THEN 'notified' ELSE 'settled' END, COUNT(*)"
     " FROM out_tx LEFT JOIN sent USING (stream, seq) WHERE out_tx.id >= ? AND out_tx.id < ? GROUP BY 1",
     RECEIVED: "SELECT CASE state WHEN 'dot' THEN 'waiting' ELSE state END, COUNT(*) FROM in_tx"
@@ -79,4 +82,4 @@ def counts(ledger: Ledger, side: str, low: str, high: str) -> dict[str, int]:
 
     Those with an ID from `low` to below `high`; what ended was never handed over.
     """
-    return {state or "settled": number for state, number in ledger.rows(_COUNTS[side], low, high)}
+    return dict(ledger.rows(_COUNTS[side], low, high))

@@ -12,14 +12,23 @@ def quarantine(spool: Spool, path: str, why: str) -> str:
 
     The note first: a file without one would be a riddle.
     """
-    place = f"{spool.root}/quarantine/{os.path.relpath(path, spool.root)}"
-    number = 1
+    place, number = _place(spool, path), 1
     while os.path.exists(final := f"{place}.{number}" if number > 1 else place) and not os.path.samefile(path, final):
         number += 1
     make_dir(os.path.dirname(final))
     replace(spool.tmp, f"{final}.why", f"{why}\n".encode())
     move(path, final)
     return final
+
+
+def place_of(spool: Spool, path: str) -> str:
+    """Where a file of the spool lies there that was moved away; empty: it was not."""
+    place = _place(spool, path)
+    return place if os.path.exists(place) else ""
+
+
+def _place(spool: Spool, path: str) -> str:
+    return f"{spool.root}/quarantine/{os.path.relpath(path, spool.root)}"
 
 
 def transactions(spool: Spool, peer: str) -> list[str]:

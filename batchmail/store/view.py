@@ -5,7 +5,7 @@ queries cost what they count: each has its index.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from typing import NamedTuple
 
@@ -37,7 +37,16 @@ class Look(NamedTuple):
     owed: Open  # notices
     held: int  # the peer's that are too old to know whether they were delivered
     first_held: str | None
+    again: Sequence[tuple[str, int, int]]  # batches that go again since `resend`, if their files are there: and of what
     facts: Mapping[str, str]  # see `Ledger.fact`
+
+
+class OpenBatch(NamedTuple):
+    """A batch of ours, by the transactions in it that are not settled."""
+
+    number: Number
+    state: str  # sealed, custody; empty: since `resend` it is none, and is sealed again from its file
+    transactions: int
 
 
 class SentTransaction(NamedTuple):
@@ -108,6 +117,7 @@ class View:
             Open(*self._rows(owed)[0]),
             held,
             first_held,
+            [(*one.number[:2], one.transactions) for one in self.open_batches() if not one.state],
             dict(self._rows("SELECT name, value FROM fact WHERE name NOT LIKE 'voided.%'")),
         )
 
@@ -132,13 +142,15 @@ class View:
             return str(error)
         return "" if found == "ok" else str(found).splitlines()[0]
 
-    def open_files(self) -> list[Number]:
+    def open_batches(self) -> list[OpenBatch]:
         """The batches of ours whose files are still needed."""
         rows = self._rows(
-            "SELECT DISTINCT stream, seq, kind FROM out_tx JOIN sent USING (stream, seq)"
-            " WHERE settled_ms IS NULL AND state IN ('sealed', 'custody') ORDER BY stream, seq"
+            "SELECT stream, seq, COALESCE(state, '') AS state, COUNT(*) FROM out_tx LEFT JOIN sent USING (stream, seq)"
+            " WHERE settled_ms IS NULL AND stream <> '' AND COALESCE(kind, ?1) = ?1"
+            " AND COALESCE(state, '') IN ('', 'sealed', 'custody') GROUP BY stream, seq ORDER BY stream, seq",
+            BATCH,
         )
-        return [Number(*row) for row in rows]
+        return [OpenBatch(Number(stream, seq, BATCH), state, count) for stream, seq, state, count in rows]
 
     def files_in_custody(self) -> list[Number]:
         """The peer's batches of which something is still to be replayed."""

@@ -106,6 +106,33 @@ def test_what_is_moved_to_quarantine_is_said_wherever_one_looks(home):
     assert (home.run("status").returncode, home.run("show", identifier).returncode) == (0, 64)
 
 
+def test_what_lies_in_quarantine_is_not_missing_and_what_cannot_be_sent_again_is_named(tmp_path):
+    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
+    home.configure(target=DOWN)
+    mx.pipe(TWO)
+    home.run("call", "mx")
+    path = f"{mx.spool}/out/home/outbox/{mx.outbox()[0]}"
+    ids = [row["id"] for row in mx.json("queue")]
+    os.truncate(path, os.path.getsize(path) - 60)
+    assert mx.run("check", "--repair").returncode == 1
+    place = f"{mx.spool}/quarantine/{os.path.relpath(path, mx.spool)}"
+    what = problems(mx, "--files")[path]
+    assert f"lies in {place}; of its transactions 2 are not settled: home has them" in what
+    assert [row["state"] for row in mx.json("queue")] == ["custody"] * 2
+    lines = mx.lines("resend", "home")
+    assert "2 transactions cannot be sent again" in lines[1] and all(one in lines[1] for one in ids)
+    assert home.run("call", "mx").returncode == 0
+    assert [(row["id"], row["state"]) for row in mx.json("queue")] == [(one, "lost") for one in ids]
+    assert "or batchmail bounce ID gives them up" in problems(mx, "--files")[path]
+    done = mx.run("status")
+    assert (done.returncode, b"CRITICAL: home: lost here" in done.stdout) == (2, True)
+    mx.run("audit", "home")
+    home.run("call", "mx")
+    done = mx.run("audit", "home")
+    assert (done.returncode, b"here         2: lost 2" in done.stdout) == (1, True)
+    assert done.stdout.endswith(b"Not balanced: 2\n")
+
+
 @pytest.mark.skipif(not is_root(), reason="needs root")
 def test_a_file_of_root_in_the_spool_does_not_end_the_check(open_path):
     login_account()

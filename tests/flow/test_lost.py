@@ -10,7 +10,10 @@ import pytest
 from batchmail.core.errors import SpoolError
 from batchmail.core.request import DONE, LATE
 from batchmail.core.settings import DAY_MS
-from batchmail.flow.overview import look_at
+from batchmail.flow import audit
+from batchmail.flow.damage import Damage
+from batchmail.flow.overview import CRITICAL, find, look_at
+from batchmail.flow.queue import list_queue
 from batchmail.flow.seal import Sealer
 from batchmail.flow.tidy import tidy
 from batchmail.store.ledger import Ledger
@@ -414,3 +417,87 @@ def test_history_is_bounded_and_numbers_stay_known(pair: Pair) -> None:
 
 
 _TABLES = ("sent", "out_tx", "out_rcpt", "notice", "received", "in_tx", "in_rcpt", "request", "wish", "withdrawn")
+
+
+# -- what is lost itself cannot be sent again ---------------------------------------------------------------------
+
+
+def states(site: Mailbox) -> list[str]:
+    return [row.state for row in list_queue(site.context)]
+
+
+def found_wrong(site: Mailbox) -> list[str]:
+    return [found.problem for found in Damage(site.context, None, lambda _: None).findings() if found.problem]
+
+
+def lose_batch(pair: Pair, no_replay: Callable[[], None]) -> tuple[list[str], str]:
+    """Two transactions that the far side takes, and then it loses its disk, and we the batch: it lies beside."""
+    ids = sorted(pair.mx.accept(*messages(2)))
+    call(pair)
+    no_replay()
+    (name,) = pair.mx.outbox()
+    os.rename(f"{pair.mx.root}/out/home/outbox/{name}", f"{pair.mx.root}/{name}")
+    lose(pair.home)
+    return ids, name
+
+
+def test_a_batch_that_is_gone_is_not_sent_again_and_stays_in_sight(pair: Pair, no_replay: Callable[[], None]) -> None:
+    ids, name = lose_batch(pair, no_replay)
+    assert states(pair.mx) == ["custody"] * 2
+    for _ in range(2):
+        assert resend(pair.mx) == Again(0, 0, lost=tuple(ids))
+        well(pair)
+    assert states(pair.mx) == ["lost"] * 2
+    record = find(pair.mx.context, ids[0])
+    assert record and record.state == "lost"
+    state = look_at(pair.mx.context)
+    assert (state.sealed, state.lost, [trouble.level for trouble in state.troubles]) == (0, 2, [CRITICAL])
+    (problem,) = found_wrong(pair.mx)
+    assert problem.startswith("is missing, and of its transactions 2 are not settled; restore it")
+    os.rename(f"{pair.mx.root}/{name}", f"{pair.mx.root}/out/home/outbox/{name}")
+    assert states(pair.mx) == ["sealed"] * 2
+    well(pair)
+    assert sorted(pair.home.dropped()) == ids
+    assert (states(pair.mx), found_wrong(pair.mx), troubles(pair.mx)) == ([], [], "")
+
+
+def test_what_is_lost_does_not_balance_at_either_side(pair: Pair, no_replay: Callable[[], None]) -> None:
+    ids, _ = lose_batch(pair, no_replay)
+    resend(pair.mx)
+    for site, words in ((pair.mx, "lost here"), (pair.home, "lost there")):
+        with closing(site.context.open_ledger()) as ledger:
+            site.clock.now_ms += 1000
+            name = audit.ask(site.context, ledger)
+            for _ in range(4):
+                assert call(pair) == ["", ""]
+            result = audit.result(site.context, ledger, name)
+        assert [(one.id, one.text.startswith(words)) for one in result.problems] == [(one, True) for one in ids]
+        assert (result.here if site is pair.mx else result.there)["sent" if site is pair.mx else "received"][
+            "lost"
+        ] == 2
+
+
+def test_a_damaged_batch_is_not_said_to_be_sent_again(pair: Pair, no_replay: Callable[[], None]) -> None:
+    ids = sorted(pair.mx.accept(*messages(2)))
+    call(pair)
+    no_replay()
+    path = f"{pair.mx.root}/out/home/outbox/{pair.mx.outbox()[0]}"
+    os.truncate(path, os.path.getsize(path) - 20)
+    assert resend(pair.mx) == Again(0, 0, lost=tuple(ids))
+    assert states(pair.mx) == ["damaged"] * 2
+    assert call(pair) == ["", ""]
+    assert sorted(pair.home.dropped()) == ids, "it was there"
+
+
+def test_a_person_gives_up_what_is_lost_and_the_postmaster_is_told(pair: Pair, no_replay: Callable[[], None]) -> None:
+    ids, _ = lose_batch(pair, no_replay)
+    resend(pair.mx)
+    with closing(pair.mx.context.open_ledger()) as ledger:
+        Plans(ledger).make(Plan(one, REMOVE, "", "", "5.7.1", "given up", pair.mx.clock.now_ms) for one in ids)
+    for _ in range(3):
+        pair.mx.run()
+        call(pair)
+    pair.mx.run()
+    assert (states(pair.mx), found_wrong(pair.mx)) == ([], [])
+    letters = b"".join(pair.mx.dropped().values())
+    assert all(one.encode() in letters for one in ids)
