@@ -13,17 +13,20 @@ MAX_HEADER_OCTETS = 256 << 10  # looked at for loops and non-ASCII octets
 def check_text(text: Iterable[bytes]) -> bytes:
     """Read a transaction's text to its end, and its envelope as the far side will; its first octets.
 
-    Raises SpoolError: there no transaction behind it could be read.
+    Raises SpoolError: there no transaction behind it could be read.  What is damaged is called so first, by the text
+    at its end.
     """
-    first, reader, envelope = b"", bsmtp.Reader(b"\r\n"), None
-    try:
-        for octets in text:
-            first = first or octets
-            if envelope is None:
+    first, reader, envelope, malformed = b"", bsmtp.Reader(b"\r\n"), None, None
+    for octets in text:
+        first = first or octets
+        if envelope is None and malformed is None:
+            try:
                 reader.receive(octets)
                 envelope = reader.next_event()
-    except MalformedInput as error:
-        raise SpoolError(f"its envelope cannot be read: {error}") from None
+            except MalformedInput as error:
+                malformed = error
+    if malformed is not None:
+        raise SpoolError(f"its envelope cannot be read: {malformed}")
     if envelope is None:
         raise SpoolError("it has no envelope")
     return first
