@@ -87,7 +87,11 @@ class Received:
         `ahead_ms` is how far our clock is ahead of the peer's: the age at custody is by the peer's clock.
         """
         with self._ledger.transaction():
-            self._db.execute("INSERT OR IGNORE INTO heard VALUES (?, 0, ?)", (number.stream, now_ms))
+            # The newest comes last, whatever the clock says.
+            self._db.execute(
+                "INSERT OR IGNORE INTO heard SELECT ?1, 0, MAX(?2, 1 + COALESCE(MAX(first_ms), 0)) FROM heard",
+                (number.stream, now_ms),
+            )
             new = self._db.execute(
                 "INSERT OR IGNORE INTO received VALUES (?,?,?,?,'custody',?)", (*number, identity, now_ms)
             ).rowcount
@@ -99,9 +103,10 @@ class Received:
             self._advance(number.stream)
 
     def _forgotten_ms(self, stream: str) -> int:
-        """A transaction that arrived before then, comes in this stream and is not known may have been delivered.
+        """A transaction that arrived until then, comes in this stream and is not known may have been delivered.
 
-        0: there is none.  What a stream brings is never sent twice in it, so in the first one all is new.
+        By the peer's clock.  -1: there is none.  What a stream brings is never sent twice in it, so in the first one
+        all is new.
         """
         first = "SELECT first_ms FROM heard WHERE stream = ?"
         others = self._ledger.rows(
@@ -109,7 +114,7 @@ class Received:
             stream,
             stream,
         )
-        return int(self._ledger.fact("forgotten_ms") or 0) if others else 0
+        return int(self._ledger.fact("forgotten_ms") or -1) if others else -1
 
     def _take(self, number: Number, item: Item, now_ms: int, ahead_ms: int, forgotten_ms: int) -> None:
         entry = item.entry
@@ -118,7 +123,7 @@ class Received:
             raise PeerError(f"transaction {entry.id} came before with {known[0][0]} recipients, not {entry.recipients}")
         expire_ms = entry.arrival_ms + ahead_ms + item.lifetime_ms
         # No ID was made after its arrival: the older of the two, whatever the peer says of either.
-        is_old = min(entry.arrival_ms, time_of_id(entry.id)) + ahead_ms < forgotten_ms
+        is_old = min(entry.arrival_ms, time_of_id(entry.id)) <= forgotten_ms
         state, next_ms = ("held", NEVER_MS) if is_old else ("waiting", now_ms)
         self._db.execute(
             "INSERT INTO in_tx (id, stream, seq, custody_ms, arrival_ms, expire_ms, recipients, state, next_ms)"
@@ -333,20 +338,23 @@ class Received:
     def prune(self, before_ms: int) -> None:
         """Forget transactions whose report was acknowledged before a time, and files that came before then.
 
-        From then on a transaction that arrived earlier is not known any more: see `_forgotten_ms`.  The last
+        From then on a transaction that is no newer than these may be one of them: see `_forgotten_ms`.  By their own
+        arrival, not by our clock: one that ran ahead for a day would have all new mail held for years.  The last
         file of each stream is kept for its identity; of the others `heard` knows that they have come.
         """
         with self._ledger.transaction():
-            forgotten = self._db.execute(
-                "DELETE FROM in_tx WHERE state = 'done' AND NOT EXISTS (SELECT 1 FROM in_rcpt WHERE id = in_tx.id"
-                " AND (acknowledged_ms IS NULL OR acknowledged_ms >= ?))",
-                (before_ms,),
-            ).rowcount
+            done = (
+                "FROM in_tx WHERE state = 'done' AND NOT EXISTS (SELECT 1 FROM in_rcpt WHERE id = in_tx.id"
+                " AND (acknowledged_ms IS NULL OR acknowledged_ms >= ?))"
+            )
+            newest_ms = self._ledger.rows(f"SELECT MAX(arrival_ms) {done}", before_ms)[0][0]
             self._db.execute(
                 "DELETE FROM received WHERE state = 'done' AND custody_ms < ?"
                 " AND seq < (SELECT up_to FROM heard WHERE heard.stream = received.stream)",
                 (before_ms,),
             )
-            if forgotten:
+            if newest_ms is not None:
+                self._db.execute(f"DELETE {done}", (before_ms,))
                 self._db.execute("DELETE FROM in_rcpt WHERE id NOT IN (SELECT id FROM in_tx)")
-                self._ledger.set_fact("forgotten_ms", str(max(before_ms, int(self._ledger.fact("forgotten_ms") or 0))))
+                known_ms = int(self._ledger.fact("forgotten_ms") or -1)
+                self._ledger.set_fact("forgotten_ms", str(max(known_ms, newest_ms)))

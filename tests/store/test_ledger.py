@@ -9,6 +9,7 @@ import pytest
 
 from batchmail.core.errors import PeerError, SpoolError
 from batchmail.core.manifest import Item
+from batchmail.core.names import make_id
 from batchmail.core.numbered import BATCH, REPORT, VOID, Number
 from batchmail.core.outcome import Outcome
 from batchmail.core.report import Reported
@@ -421,6 +422,13 @@ def test_at_most_two_streams_are_told_the_newest(received: Received) -> None:
     assert [have.stream for have in received.having()] == ["C" * 16, "B" * 16]
 
 
+def test_the_newest_stream_is_the_one_heard_last_whatever_the_clock_says(received: Received, ledger: Ledger) -> None:
+    for n, stream in enumerate(["A" * 16, "B" * 16, "C" * 16]):
+        received.custody(number(1, stream=stream), "ab" * 32, items(n), NOW - n * 86_400_000, 0)
+        received.custody(number(2, stream=stream), "ab" * 32, [], NOW + 86_400_000, 0)
+    assert [have.stream for have in received.having()] == ["C" * 16, "B" * 16]
+
+
 def test_a_transaction_to_its_end(received: Received, sent: Sent) -> None:
     batch = take(received, 1, 1, recipients=3)
     assert not received.before_dot(ident(1))
@@ -527,3 +535,44 @@ def test_what_was_reported_long_ago_is_forgotten(received: Received, sent: Sent,
     assert len(ledger.rows("SELECT * FROM in_tx")) == 2
     received.prune(NOW + 1)
     assert ledger.rows("SELECT id FROM in_tx") == ledger.rows("SELECT id FROM in_rcpt") == [(ident(2),)]
+
+
+def aged(*numbers: int) -> list[Item]:
+    """Each arrived a second after the one before."""
+    rows = []
+    for n in numbers:
+        arrival_ms = NOW - 100_000 + n * 1000
+        entry = batches.describe(batches.PLAIN, id=make_id(arrival_ms, b"0123456789"), arrival_ms=arrival_ms)
+        rows.append(Item(entry, 0, 86_400_000))
+    return rows
+
+
+def forget(received: Received, sent: Sent, *numbers: int) -> None:
+    """Deliver and report what came, and prune by a clock that is ten years ahead."""
+    received.custody(number(1), "ab" * 32, aged(*numbers), NOW, 0)
+    for item in aged(*numbers):
+        received.outcomes(item.entry.id, [outcome()], NOW)
+    report = sent.reserve(REPORT, NOW)
+    received.reported(report, received.unreported(9))
+    sent.seal(report, "ab" * 32, 1)
+    sent.custody(report, NOW)
+    received.prune(NOW + 3650 * 86_400_000)
+
+
+@pytest.mark.parametrize("ahead_ms", [-86_400_000, 0, 86_400_000])
+def test_a_clock_that_ran_ahead_does_not_have_later_mail_held(
+    received: Received, sent: Sent, ledger: Ledger, ahead_ms: int
+) -> None:
+    forget(received, sent, 2, 1)
+    assert ledger.rows("SELECT id FROM in_tx") == []
+    received.custody(number(1, stream="C" * 16), "ab" * 32, aged(0, 1, 2, 3), NOW, ahead_ms)
+    states = [row[0] for row in ledger.rows("SELECT state FROM in_tx ORDER BY id")]
+    assert states == ["held", "held", "held", "waiting"]
+
+
+def test_what_was_forgotten_is_held_in_a_stream_first_heard_while_the_clock_is_behind(
+    received: Received, sent: Sent, ledger: Ledger
+) -> None:
+    forget(received, sent, 1)
+    received.custody(number(1, stream="C" * 16), "ab" * 32, aged(1), NOW - 400 * 86_400_000, 0)
+    assert ledger.rows("SELECT state FROM in_tx") == [("held",)]
