@@ -3,15 +3,18 @@
 Files refuse nobody: all recipients of a transaction share one outcome.
 """
 
+import errno
 from collections.abc import Callable
 
 from batchmail.core.deliverby import OVER, deliver_by
 from batchmail.core.envelope import Envelope, Parameter, find, without
 from batchmail.core.errors import TargetDown
-from batchmail.core.outcome import DELIVERED, FAILED, PASSED, RELAYED
+from batchmail.core.outcome import DELAYED, DELIVERED, FAILED, PASSED, RELAYED
 from batchmail.flow.delivery import Attempt, BeforeDot, Delivery, Settled
 from batchmail.flow.target_spec import TargetSpec
 from batchmail.store import dropdir
+
+_TOO_LARGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DirectoryTarget:
@@ -29,10 +32,21 @@ class DirectoryTarget:
         if by and by.must_return and by.is_over:
             attempt.settle_pending(FAILED, "5.4.7", OVER)
             return
+        begun = False
+
+        def begin() -> None:
+            nonlocal begun
+            before_dot()
+            begun = True
+
         try:
-            self._drop(delivery, before_dot)
+            self._drop(delivery, begin)
         except OSError as error:
-            raise TargetDown(f"{self._spec.text}: cannot write: {error.strerror or error}") from None
+            # What is too large for the room that is left does not stop the smaller ones behind it.
+            if begun or error.errno not in _TOO_LARGE or not dropdir.has_room(self._spec.path):
+                raise TargetDown(f"{self._spec.text}: cannot write: {error.strerror or error}") from None
+            attempt.settle_pending(DELAYED, "4.3.1", f"cannot write: {error.strerror or error}".encode())
+            return
         # Who reads RFC 2442 text has the parameters, and owes the notices from here on.
         action = DELIVERED if self._spec.final else RELAYED if by and by.trace else PASSED
         attempt.settle_pending(action, "2.0.0", b"written to a file")

@@ -21,6 +21,7 @@ from batchmail.core.names import ALPHABET
 from batchmail.store import durable
 
 _ABANDONED_S = 36 * 3600  # as maildir(5) has it
+_COMMON_OCTETS = 64 << 10  # most messages are smaller
 
 
 def drop_bsmtp(directory: str, transaction_id: str, pieces: Iterable[bytes], before: Callable[[], None]) -> str:
@@ -44,6 +45,17 @@ def drop_maildir(directory: str, name: str, pieces: Iterable[bytes], before: Cal
     elif not _was_seen(f"{directory}/cur", name):
         _drop(f"{directory}/tmp", final, pieces, before)
     return final
+
+
+def has_room(directory: str) -> bool:
+    """Whether a message of common size can still be written."""
+    try:
+        with durable.Draft(f"{directory}/tmp") as draft:
+            draft.write(bytes(_COMMON_OCTETS))
+            draft.sync()
+    except OSError:
+        return False
+    return True
 
 
 def sweep(directory: str, now_ms: int) -> None:

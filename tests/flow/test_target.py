@@ -1,5 +1,6 @@
 """Targets that are not servers, and the configuration value of all."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from batchmail.core.outcome import DELAYED, DELIVERED, FAILED, PASSED, RELAYED, 
 from batchmail.flow.delivery import Delivery
 from batchmail.flow.target import open_target, parse_target
 from batchmail.store import dropdir
+from batchmail.store.durable import Draft
 
 ID = "01KAHQ8M5P0123456789ABCDEF"
 NOW_MS = 1795222800000  # Sat Nov 21 01:00:00 2026
@@ -135,6 +137,44 @@ def test_a_directory_that_cannot_be_written(tmp_path: object) -> None:
         pass
     with pytest.raises(TargetDown, match="cannot write"):
         deliver(f"bsmtp:{tmp_path}/file/x", one("<>", "<a@y.test>"))
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC, errno.EFBIG])
+@pytest.mark.parametrize("scheme", ["bsmtp", "maildir"])
+def test_what_does_not_fit_holds_up_no_other(
+    scheme: str, number: int, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Draft.write
+    room_octets = 100_000
+
+    def limited(draft: Draft, octets: bytes) -> None:
+        if draft.size_octets + len(octets) > room_octets:
+            raise OSError(number, os.strerror(number))
+        write(draft, octets)
+
+    monkeypatch.setattr(Draft, "write", limited)
+    large = one("<>", "<a@y.test>", "<b@y.test>", content=b"x" * 100_001)
+    outcomes = deliver(f"{scheme}:{tmp_path}/d", large)
+    assert [(o.recipient, o.action, o.status) for o in outcomes] == [(0, DELAYED, "4.3.1"), (1, DELAYED, "4.3.1")]
+    assert os.strerror(number).encode() in outcomes[0].text
+    assert [files for _, _, files in os.walk(f"{tmp_path}/d") if files] == []
+    room_octets = 100  # now it takes nothing of anybody
+    with pytest.raises(TargetDown, match="cannot write"):
+        deliver(f"{scheme}:{tmp_path}/d", large)
+
+
+@pytest.mark.parametrize("scheme", ["bsmtp", "maildir"])
+def test_no_room_for_the_name_leaves_it_in_doubt(
+    scheme: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dot is announced: what a delay without a reply would take back."""
+
+    def full(draft: Draft, final: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Draft, "publish_or_find", full)
+    with pytest.raises(TargetDown, match="cannot write"):
+        deliver(f"{scheme}:{tmp_path}/d", one("<>", "<a@y.test>"))
 
 
 def test_sweep_removes_old_drafts_only(tmp_path: object) -> None:
