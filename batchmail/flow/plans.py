@@ -76,16 +76,39 @@ class Planner:
                         self._follow(plan, ours)
 
     def recover(self) -> None:
-        """What was about to end when a crash came waits again: nothing had been told of it.  Needs the line."""
+        """Bring in order what lay about when a crash came, or the disk failed.  Needs the line.
+
+        What was about to end waits again, for nothing had been told of it, or is set aside where a plan wants more
+        of it; what was about to be moved is.  What has ended is not held as well.
+        """
         self._sealer.recover()  # what is in a batch of which no row tells yet does not end here
         ended = self._shelf.ended()
         known = self._sent.sealed_ids([one.id for one in ended])
         for one in ended:
             if one.id not in known:
                 try:
-                    self._shelf.release(one)
+                    self._put_back(one)
                 except SpoolError as error:  # damaged: it stays for the operator, and holds up nothing else
                     maillog.trouble(self._context.peer.name, str(error))
+        held = list(self._room.scan_held())
+        settled = self._sent.settled_ids([one.id for one in held])
+        for one in held:
+            if one.id in settled:
+                self._shelf.remove(one)
+
+    def _put_back(self, ended: Waiting) -> None:
+        plan, left = self._plans.find(ended.id), self._room.find(ended.id)  # left: the crash came between its two names
+        is_open = plan is not None and plan.done_ms is None
+        if plan and is_open and plan.verb == MOVE:
+            if left:
+                self._shelf.end(left)
+            self._give(plan, ended)
+        elif left:
+            self._shelf.remove(ended)
+        elif is_open:
+            self._room.hold(ended)
+        else:
+            self._shelf.release(ended)
 
     def _follow(self, plan: Plan, has_line: bool) -> None:
         try:
@@ -148,6 +171,8 @@ class Planner:
 
     def _follow_here(self, plan: Plan) -> None:
         waiting = self._room.find(plan.tx)
+        if self._plans.is_coming(plan.tx):  # it may be written once more, and had better be found then
+            return
         if waiting is None:
             self._done(plan, "it is not here any more")
         elif plan.verb == HOLD:
@@ -163,11 +188,18 @@ class Planner:
         elif plan.verb == MOVE:
             keep_told(self._context, self._ledger, plan.tx, plan.tx, plan.peer)
             self._mark_for(plan)
-            self._shelf.give_to(Shelf(self._context.spool, plan.peer), waiting)
-            self._done(plan, f"it waits for {plan.peer}")
+            self._give(plan, self._shelf.end(waiting))
         elif plan.verb == REMOVE:
             told = self.end(waiting, plan.status, plan.text)
             self._done(plan, "removed; its sender is told" if told else "removed")
+
+    def _give(self, plan: Plan, ended: Waiting) -> None:
+        """Out of where no call of this peer finds it.  A crash in between: it is given once more.
+
+        Who has sealed it there meanwhile knows it by its ID.
+        """
+        self._shelf.give_to(Shelf(self._context.spool, plan.peer), ended)
+        self._done(plan, f"it waits for {plan.peer}")
 
     def _is_served_in_part(self, waiting: Waiting) -> bool:
         recipients = read_entry(waiting)[0].recipients

@@ -73,7 +73,8 @@ class Repairer:
         is_here = file is not None and file.state == "sealed"  # else the far side has it, and its number is in order
         if number.kind == BATCH:
             done.append(self._seal_intact(path))
-        done.append(self._lose(self._sent.open_ids(number) if is_here else [], path, why))
+        is_lost = is_here or file is None  # the ledger forgot the number when its mail was to be sent again
+        done.append(self._lose(self._sent.open_ids(number) if is_lost else [], path, why))
         if is_here:
             self._sent.unreport(number)
             self._sealer.fill(number)

@@ -68,7 +68,7 @@ class Sealer:
     """Seals for one peer; no batch is written to its end once it is `stopped`."""
 
     def __init__(self, context: Context, ledger: Ledger, stopped: Callable[[], bool] = lambda: False):
-        self._context, self._stopped = context, stopped
+        self._context, self._ledger, self._stopped = context, ledger, stopped
         self._room = WaitingRoom(context.spool, context.peer.name)
         self._outbox = Outbox(context.spool, context.peer.name)
         self._shelf = Shelf(context.spool, context.peer.name)
@@ -339,10 +339,12 @@ class Sealer:
             raise PeerError(f"{path} is damaged: it cannot be read: {error.strerror}") from None
         middle = len(items) // 2
         if not middle:
-            self._hold_from_batch(path, items[0], why)
-        else:
-            for part in (items[:middle], items[middle:]):
-                self._write_batch(far_site, *batchfile.excerpt(path, part, self._context.site.name))
+            self._hold_from_batch(path, file.number, items[0], why)
+            return
+        # Until it is voided this batch is sent too: what is in a half may be at the far side, and does not end here.
+        self._sent.whole(file.number, self._context.now_ms())
+        for part in (items[:middle], items[middle:]):
+            self._write_batch(far_site, *batchfile.excerpt(path, part, self._context.site.name))
         self._fill_gap(self._sent.void(file.number), file.number)
 
     def unseal(self, number: Number) -> None:
@@ -357,11 +359,15 @@ class Sealer:
             self._shelf.put_text(entries[item.entry.id], text, held=False)
         self._fill_gap(self._sent.void(number), number)
 
-    def _hold_from_batch(self, path: str, item: Item, why: str) -> None:
+    def _hold_from_batch(self, path: str, number: Number, item: Item, why: str) -> None:
+        """A crash before the commit leaves it in the batch, and held too: it is done again, or has ended by then."""
         transactions = batchfile.read_transactions(path)  # it closes the file when nobody holds it any more
         self._shelf.put_text(item.entry, next(transactions).text, held=True)
-        self._sent.forget([item.entry.id])
+        with self._ledger.transaction():
+            self._sent.forget([item.entry.id])
+            void = self._sent.void(number)
         maillog.held(item.entry.id, self._context.peer.name, why)
+        self._fill_gap(void, number)
 
 
 def _as_fit(rows: list[_Wish], octets_of: Callable[[_Wish], int] = lambda row: len(pack(row.payload))) -> list[_Wish]:

@@ -65,7 +65,7 @@ class Plans:
         with self._ledger.transaction():
             self._db.execute(
                 "UPDATE plan SET result = ? WHERE tx = ? AND done_ms IS NULL AND result = ''",
-                (f"it is coming back as {new_id}", identifier),
+                (_coming(new_id), identifier),
             )
 
     def open(self) -> list[Plan]:
@@ -81,6 +81,11 @@ class Plans:
         """Whether this is what is to be done with it, and is not done yet."""
         query = "SELECT 1 FROM plan WHERE tx = ? AND verb = ? AND done_ms IS NULL"
         return bool(self._ledger.rows(query, identifier, verb))
+
+    def is_coming(self, identifier: str) -> bool:
+        """Whether a transaction is being written anew under this ID, and that is not recorded yet."""
+        query = "SELECT 1 FROM plan WHERE done_ms IS NULL AND (new_id = ?1 OR result = ?2)"
+        return bool(self._ledger.rows(query, identifier, _coming(identifier)))
 
     def done(self, identifier: str, now_ms: int, result: str) -> None:
         with self._ledger.transaction():
@@ -116,3 +121,8 @@ class Plans:
         """Forget what was done before a time."""
         with self._ledger.transaction():
             self._db.execute("DELETE FROM plan WHERE done_ms < ?", (before_ms,))
+
+
+def _coming(new_id: str) -> str:
+    """What a plan says whose transaction is about to be written anew."""
+    return f"it is coming back as {new_id}"

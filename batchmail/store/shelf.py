@@ -3,7 +3,8 @@
     waiting  held  ended  row "out_tx"   the transaction is            after a crash
        +      -      -        -          waiting (`store.waiting`)     (nothing to do)
        -      +      -        -          set aside                     (nothing to do)
-       -      -      +        -          about to end here             `flow.plans` gives it back
+       -      -      +        -          about to end here, or to be   `flow.plans` gives it back, or
+                                         given to another peer         goes on with that
        -      -      +        +          ended, its notice owed        removed once it is settled
 
 For the holder of the peer's line; every move leaves both names or one, never
@@ -84,11 +85,12 @@ class Shelf:
         draft.publish_or_find(f"{place}/{name}")
 
     def end(self, waiting: Waiting) -> Waiting:
-        """It is about to end here: nobody seals it any more."""
+        """It is about to end here, or to be another peer's: nobody seals it any more, also after a power cut."""
         place = f"{self._out}/ended"
         make_dir(place)
         path = f"{place}/{os.path.basename(waiting.path)}"
         move(waiting.path, path)
+        sync_dir(os.path.dirname(waiting.path))
         return waiting._replace(path=path, urgency="")
 
     def ended(self) -> list[Waiting]:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from contextlib import closing
 
 import pytest
 
@@ -14,6 +15,7 @@ from batchmail.flow.plans import Planner
 from batchmail.flow.requests import KINDS, Desk
 from batchmail.flow.seal import Sealer
 from batchmail.flow.settle import Settler
+from batchmail.store import batchfile
 from batchmail.store.deadlines import Deadlines
 from batchmail.store.plans import HOLD, MOVE, REMOVE, REQUEUE, Plan, Plans
 from batchmail.store.sent import Sent
@@ -102,6 +104,69 @@ def test_what_is_here(tmp_path: object, verb: str, is_sealed: bool) -> None:
         assert Plans(ledger).open() == []
         ledger.close()
         assert os.listdir(f"{pair.mx.root}/in/home/notices") == []
+
+
+def test_what_is_being_written_anew_is_not_moved_before_that_is_recorded(tmp_path: object) -> None:
+    pair, identifiers = make(tmp_path)
+    plan(pair.mx, ["Z" * 26], HOLD)
+    with closing(pair.mx.context.open_ledger()) as ledger:
+        Plans(ledger).anew("Z" * 26, identifiers[0])
+    plan(pair.mx, identifiers, MOVE)
+    work(pair.mx, steps.CountingTarget(DELIVERED))
+    with closing(pair.mx.context.open_ledger()) as ledger:
+        assert [one.tx for one in Plans(ledger).open() if one.verb == MOVE] == identifiers[:1]
+
+
+def sealed(site: Mailbox, peer: str) -> list[str]:
+    """What a call with a peer has taken into batches so far."""
+    context = site.context._replace(peer=site.context.peer._replace(name=peer))
+    with closing(context.open_ledger()) as ledger:
+        sealer = Sealer(context, ledger)
+        sealer.recover()
+        while sealer.seal_batch(f"{peer}.example", 1 << 30, 1 << 30):
+            pass
+    root = f"{site.root}/out/{peer}/outbox"
+    names = [name for name in os.listdir(root) if name.endswith(".batch")]
+    return [item.entry.id for name in names for item in batchfile.check_batch(f"{root}/{name}")[1]]
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_what_is_moved_goes_to_one_peer_also_when_calls_come_before_the_next_pass(
+    tmp_path: object, is_held: bool
+) -> None:
+    for stop, machine in every_stop(at_least=6):
+        pair, identifiers = make(f"{tmp_path}/{stop}")
+        if is_held:
+            plan(pair.mx, identifiers, HOLD)
+            work(pair.mx, steps.CountingTarget(DELIVERED))
+        plan(pair.mx, identifiers, MOVE)
+        with machine:
+            work(pair.mx, steps.CountingTarget(DELIVERED))
+        for _ in range(2):
+            found = sealed(pair.mx, "other") + sealed(pair.mx, "home")
+            assert sorted(found) == sorted(set(found))
+            work(pair.mx, steps.CountingTarget(DELIVERED))
+        assert sorted({*sealed(pair.mx, "other"), *sealed(pair.mx, "home")}) == identifiers
+
+
+def test_what_is_held_and_ends_is_not_sent_when_a_call_comes_before_the_next_pass(tmp_path: object) -> None:
+    for stop, machine in every_stop(at_least=6):
+        pair, identifiers = make(f"{tmp_path}/{stop}")
+        target = steps.CountingTarget(DELIVERED)
+        plan(pair.mx, identifiers[:1], HOLD)
+        work(pair.mx, target)
+        plan(pair.mx, identifiers[:1], REMOVE)
+        with machine:
+            work(pair.mx, target)
+        ledger = pair.mx.context.open_ledger()
+        settler = Settler(pair.mx.context, ledger, target)
+        Planner(pair.mx.context, ledger, settler).run(lambda: True)  # a pass that was told to end
+        ledger.close()
+        assert sealed(pair.mx, "home") == identifiers[1:]
+        work(pair.mx, target)
+        work(pair.mx, target)
+        assert everywhere(pair.mx) == []
+        assert len(told(target)) == 1
 
 
 def taken(tmp_path: object, verb: str) -> Pair:

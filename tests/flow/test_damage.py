@@ -13,6 +13,7 @@ from batchmail.store import quarantine
 from batchmail.store.plans import HOLD, Plan, Plans
 from batchmail.store.received import Received
 from batchmail.store.shelf import Shelf
+from batchmail.store.streams import begin_new_stream
 from batchmail.store.waiting import WaitingRoom
 from tests.sites import Mailbox, Pair, make_pair, messages
 
@@ -130,6 +131,18 @@ def test_a_damaged_batch_that_has_not_crossed(pair: Pair, at: float) -> None:
         assert (identifier.encode() in letters, identifier in find_text(pair.mx, identifier)) == (
             identifier not in come,
         ) * 2
+
+
+def test_of_what_is_lost_before_it_was_to_go_again_the_postmaster_is_told_too(pair: Pair) -> None:
+    ids = pair.mx.accept(*messages(3, octets=20_000))
+    number = seal(pair.mx, "home.example")
+    with closing(pair.mx.context.open_ledger()) as ledger:
+        begin_new_stream(ledger)
+    break_file(f"{pair.mx.root}/out/home/outbox/{number.file_name}", 0.05)
+    look(pair.mx, True)
+    pair.mx.run()
+    letters = b"".join(pair.mx.dropped().values())
+    assert all(one.encode() in letters for one in ids)
 
 
 def find_text(site: Mailbox, identifier: str) -> str:

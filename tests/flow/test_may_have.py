@@ -102,6 +102,20 @@ def test_halves_of_what_the_far_side_may_have_are_never_ours_to_end(tmp_path: ob
         ledger.close()
 
 
+def test_what_a_person_ends_while_a_refused_batch_is_parted_is_not_sent_as_well(tmp_path: object) -> None:
+    for stop, machine in every_stop(at_least=8):
+        pair = make_pair(f"{tmp_path}/{stop}")
+        ids = pair.mx.accept(*messages(3))
+        steps.seal(pair.mx)
+        with machine:
+            steps.reseal(pair.mx, {ids[0]})
+        plan(pair.mx, ids, REMOVE)
+        pair.mx.run()
+        come = set(deliver(pair))
+        letters = b"".join(pair.mx.dropped().values())
+        assert [one in come for one in ids] == [one.encode() not in letters for one in ids]
+
+
 def test_a_neighbour_that_was_told_of_before_it_left_is_not_lost_by_a_plan(pair: Pair) -> None:
     (first,) = pair.mx.accept(*messages(1), rcpts=TWO)
     (second,) = pair.mx.accept(*messages(1, seed=1))
