@@ -14,6 +14,7 @@ from batchmail.core.errors import ConfigError, UsageError
 from batchmail.core.names import is_id
 from batchmail.flow.choose import Chosen, Filter, by_filter, by_id, plan
 from batchmail.flow.context import Context
+from batchmail.flow.queue import Row
 from batchmail.flow.target import close_all
 from batchmail.flow.work import Busy, carry_out_plans, targets_of
 from batchmail.store.plans import Plan, Plans
@@ -88,9 +89,8 @@ class Selection:
             wanted = self._filter(states)
         except ValueError:
             raise UsageError('--older wants a time such as "3d", --larger a size such as "10M"') from None
-        found = [
-            (context, row) for context, row in by_filter(self.contexts, wanted) if self._suits(row.envelope.sender)
-        ]
+        fitting = [(context, row) for context, row in by_filter(self.contexts, wanted) if self._suits(row)]
+        found = [one for one in fitting if not one[1].is_only_known]
         octets = sum(row.size_octets for _, row in found)
         click.echo(f"{doing}: {count_text(len(found), 'transaction')}, {octets_text(octets)} octets", err=True)
         for context, row in islice(found, _SAMPLE):
@@ -100,14 +100,17 @@ class Selection:
             click.echo(line, err=True)
         if len(found) > _SAMPLE:
             click.echo(f"  and {len(found) - _SAMPLE} more", err=True)
+        if left := len(fitting) - len(found):  # nobody can say what they are, and what comes back has no text
+            what = count_text(left, "transaction")
+            click.echo(f"left out, as their batches are gone or damaged: {what}; name them by ID", err=True)
         if found and not self._options["yes"]:
             if not sys.stdin.isatty():
                 raise UsageError("say --yes to do this without being asked")
             click.confirm("Go on?", abort=True, err=True)
         return [Chosen(context, row.id) for context, row in found]
 
-    def _suits(self, sender: bytes) -> bool:
-        return self._options["sender"] != "<>" or not sender
+    def _suits(self, row: Row) -> bool:
+        return self._options["sender"] != "<>" or (row.is_read and not row.envelope.sender)
 
     def _filter(self, states: tuple[str, ...]) -> Filter:
         options = self._options

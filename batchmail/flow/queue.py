@@ -39,6 +39,11 @@ class Row(NamedTuple):
         """Whether its file says what it is; else only the ledger, or the file's name, tells of it."""
         return bool(self.envelope.recipients)
 
+    @property
+    def is_only_known(self) -> bool:
+        """Whether it was in a batch of ours that does not say any more what it is."""
+        return bool(self.batch) and not self.is_read
+
 
 class _Batch(NamedTuple):
     number: Number

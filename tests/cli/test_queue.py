@@ -63,6 +63,28 @@ def test_held_and_damaged_ones_are_shown(mx):
     assert [row["state"] for row in mx.json("queue")] == ["held", "damaged"]
 
 
+def test_a_damaged_batch_is_shown_by_its_ids_and_holds_up_nothing_else(tmp_path):
+    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
+    home.configure(target=DOWN)
+    mx.pipe(TWO)
+    home.run("call", "mx")
+    sent = [row["id"] for row in mx.json("queue")]
+    path = f"{mx.spool}/out/home/outbox/{mx.outbox()[0]}"
+    os.truncate(path, os.path.getsize(path) - 60)
+    mx.pipe(b"Subject: x\n\n", "-f", "x@example.com", "--", "r@home.example")
+    mx.pipe(b"Subject: x\n\n", "-f", "", "--", "r@home.example")
+    assert [row["state"] for row in mx.json("queue")] == ["damaged"] * 2 + ["waiting"] * 2
+    assert [row["id"] for row in mx.json("queue")][:2] == sent
+    assert [line.split()[3:] for line in mx.lines("queue", "home")[1:3]] == [["damaged"]] * 2
+    for words in ("x@", "<>"):
+        done = mx.run("hold", "--peer", "home", "--from", words, "--yes")
+        assert (done.returncode, done.stdout.count(b": held\n")) == (0, 1), done
+    done = mx.run("remove", "--peer", "home", "--yes")
+    assert (done.returncode, done.stdout.count(b": removed\n")) == (0, 2), done
+    assert b"left out, as their batches are gone or damaged: 2 transactions; name them by ID" in done.stderr
+    assert [row["id"] for row in mx.json("queue")] == sent
+
+
 def test_a_peer_that_left_the_configuration_is_still_shown(mx):
     mx.pipe(TWO)
     mx.configure(peer="other")
