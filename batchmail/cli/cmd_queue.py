@@ -143,13 +143,13 @@ class _Rows(_Columns):
 
 
 def _show_here_json(row: HereRow) -> None:
-    entry, received = row.entry, row.received
+    received = row.received
     value: dict[str, object] = {
         "peer": row.peer,
-        "id": entry.id,
-        "state": received.state,
+        "id": row.id,
+        "state": received.state if row.is_read else "damaged",
         "arrival_ms": received.arrival_ms,
-        "octets": entry.size_octets,
+        "octets": row.size_octets,
         "sender": json_text(row.sender),
         "recipients": [json_text(recipient.address) for recipient in row.recipients],
         "batch": received.number.file_name,
@@ -179,9 +179,10 @@ class _HereRows(_Columns):
         due = "held" if received.next_ms == NEVER_MS else "now" if wait_ms <= 0 else age_text(wait_ms)
         to = self._recipients_text(row.recipients)
         own = [str(received.attempts), due]
-        self._line(
-            row.peer, row.entry.id, received.arrival_ms, row.entry.size_octets, own, address_text(row.sender), to
-        )
+        sender = address_text(row.sender) if row.is_read else ""
+        self._line(row.peer, row.id, received.arrival_ms, row.size_octets, own, sender, to)
+        if not row.is_read:
+            click.echo("    its batch is gone or damaged: batchmail check --files says more")
         for said in dict.fromkeys(_said(outcome.code, outcome.status, outcome.text) for _, outcome in row.delays):
             click.echo(f"    {shorten(said, line_width() - 4)}")
 

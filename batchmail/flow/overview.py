@@ -118,7 +118,7 @@ def look_at(context: Context, looker: Looker = look) -> PeerState:
     if known is not None:
         state = _with_ledger(state, known, Outbox(context.spool, context.peer.name))
         oldest += [some.first_ms for some in known.unsettled.values() if some.first_ms is not None]
-        troubles += _ledger_troubles(known)
+        troubles += _ledger_troubles(known, context.peer.name)
     lists = look_at_lists(context, known.facts if known else {})
     troubles += [Trouble(WARNING, text) for text in lists.troubles]
     now_ms = context.now_ms()
@@ -157,7 +157,7 @@ def _with_ledger(state: PeerState, known: Look, outbox: Outbox) -> PeerState:
     )
 
 
-def _ledger_troubles(known: Look) -> Iterator[Trouble]:
+def _ledger_troubles(known: Look, peer: str) -> Iterator[Trouble]:
     facts = known.facts
     if stopped := facts.get("stopped"):
         yield Trouble(CRITICAL, f"nothing is sent: {stopped}")
@@ -167,6 +167,9 @@ def _ledger_troubles(known: Look) -> Iterator[Trouble]:
             f"held here, being too old to know whether they came before: {known.held} of its transactions, such as"
             f" {known.first_held}; batchmail release delivers one",
         )
+    if unread := facts.get("unread"):
+        what = "batchmail queue --here lists what waits for that"
+        yield Trouble(CRITICAL, f"{unread}; at {peer}, batchmail resend sends it again, and {what}")
     if peer_note := facts.get("peer_note"):
         yield Trouble(WARNING, f"the other side says: {peer_note}")
     if facts.get("on_hold"):

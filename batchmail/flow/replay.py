@@ -26,6 +26,7 @@ from batchmail.flow.job import Job, arrival_ms
 from batchmail.flow.lanes import Done, Dot, Lanes
 from batchmail.flow.totals import Replayed
 from batchmail.flow.transaction import Transaction
+from batchmail.flow.unread import Unread
 from batchmail.store import batchfile
 from batchmail.store.aliases import Aliases
 from batchmail.store.boxes import Inbox
@@ -47,6 +48,7 @@ class Replayer:
         self._inbox = Inbox(context.spool, context.peer.name)
         self._origin = ledger.fact("peer_site") or context.peer.name
         self._knows_time = True
+        self._unread, self._is_all_read = Unread(context, ledger), False
         self._progress = progress
         self._done = self._octets = 0
 
@@ -54,6 +56,8 @@ class Replayer:
         """One pass of all that is due.  Raises TargetDown when the target takes nothing now."""
         self._knows_time = not self._ledger.fact("clock")
         due = self._received.count_due(self._context.now_ms())
+        self._is_all_read = not due
+        self._unread.begin()
         targets = self._targets[: 1 + due // _PER_SESSION] if due else ()
         what = self._ledger, self._received, self._jobs(stopped), self._finished
         if len(targets) == 1:
@@ -61,6 +65,8 @@ class Replayer:
         elif targets:
             with Lanes[Job](targets) as lanes:
                 _Sessions(*what, lanes).run()
+        if self._is_all_read:
+            self._unread.end()
         self.let_go()
 
     def let_go(self) -> None:
@@ -82,9 +88,10 @@ class Replayer:
                     transaction.discard()
                     return
                 yield self._job(item, due[item.entry.id], transaction)
+        self._is_all_read = True
 
     def _read(self, number: Number, wanted: set[str]) -> Iterator[tuple[Item, Transaction]]:
-        """These transactions of a batch; a batch that is damaged is told about and left as it is."""
+        """These transactions of a batch; what cannot be read is told about and left as it is."""
         path = self._inbox.path(number)
         try:
             for item, text in batchfile.read_transactions(path):
@@ -93,13 +100,13 @@ class Replayer:
                     try:
                         transaction = Transaction(text, self._context.spool.tmp)
                     except (PeerError, SpoolError, OSError) as error:  # the others do not wait for it
-                        maillog.trouble(self._context.peer.name, f"{item.entry.id} cannot be read in {path}: {error}")
+                        self._unread.tell(path, error, item.entry.id)
                         continue
                     yield item, transaction
                 if not wanted:
                     return
         except (PeerError, SpoolError, OSError) as error:
-            maillog.trouble(self._context.peer.name, f"{path} cannot be replayed: {error}; batchmail check says more")
+            self._unread.tell(path, error)
 
     def _job(self, item: Item, due: Due, transaction: Transaction) -> Job:
         left = sorted(set(range(due.recipients)) - self._received.finished(item.entry.id))

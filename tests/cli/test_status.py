@@ -102,6 +102,34 @@ def test_a_target_that_is_down_is_a_warning_until_it_is_up(tmp_path):
     assert home.run("status").returncode == 0
 
 
+def test_what_came_and_cannot_be_read_is_critical_until_it_has_come_again(tmp_path):
+    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
+    up = home.target
+    home.configure(target=DOWN)
+    mx.pipe(TWO)
+    home.run("call", "mx")
+    inbox = f"{home.spool}/in/mx/inbox"
+    (name,) = os.listdir(inbox)
+    os.truncate(f"{inbox}/{name}", os.path.getsize(f"{inbox}/{name}") - 60)
+    mx.pipe(b"Subject: x\n\n", "-f", "x@example.com", "--", "r@home.example")
+    home.run("call", "mx")
+    rows = home.json("queue", "--here")  # it lists what is behind the damaged one
+    assert [(row["state"], row["recipients"]) for row in rows] == [("damaged", [])] * 2 + [
+        ("waiting", ["r@home.example"])
+    ]
+    assert len([line for line in home.lines("queue", "--here") if "its batch is gone or damaged" in line]) == 2
+    home.configure(target=up)
+    assert home.run("run").returncode == 0
+    done = home.run("status")
+    assert (done.returncode, done.stdout.count(f"{inbox}/{name}".encode())) == (2, 1)
+    assert b"at mx, batchmail resend sends it again" in done.stdout
+    assert home.run("check").returncode == 1
+    assert mx.run("resend", "home").returncode == 0
+    assert home.run("call", "mx").returncode == 0
+    assert (home.lines("queue", "--here"), home.run("status").returncode) == (["Nothing is to be replayed."], 0)
+    assert os.listdir(inbox) == []
+
+
 def test_below_the_reserve_is_critical(mx):
     mx.configure(top='reserve = "900T"')
     done = mx.run("status")
