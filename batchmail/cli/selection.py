@@ -1,5 +1,6 @@
 """The commands that act upon transactions: which are meant, asking first, and telling what came of it."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -23,6 +24,18 @@ from batchmail.wire import maillog
 _SAMPLE = 5
 _MOST_TOLD = 20
 _FILTERS = ("sender", "recipient", "older", "larger")
+_NULL_SENDER = {"sender": "; <> is the null sender"}
+
+
+def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A variable of a script that is not set must not choose everything."""
+    if value == "":
+        raise click.BadParameter("it is empty, and would choose everything" + _NULL_SENDER.get(param.name or "", ""))
+    return value
+
+
+def _criterion(flag: str, name: str, metavar: str, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(flag, name, metavar=metavar, callback=_not_empty, help=what)
 
 
 def selecting(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -32,13 +45,11 @@ def selecting(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         for one in reversed(
             (
                 click.argument("words", nargs=-1, metavar=words),
-                click.option("--peer", metavar="PEER", help="Those on their way to this peer."),
-                click.option(
-                    "--from", "sender", metavar="TEXT", help="Those whose sender holds this; <> is the null sender."
-                ),
-                click.option("--to", "recipient", metavar="TEXT", help="Those with a recipient that holds this."),
-                click.option("--older", metavar="TIME", help='Those that arrived longer ago than this, such as "3d".'),
-                click.option("--larger", metavar="SIZE", help='Those of at least this size, such as "10M".'),
+                _criterion("--peer", "peer", "PEER", "Those on their way to this peer."),
+                _criterion("--from", "sender", "TEXT", "Those whose sender holds this; <> is the null sender."),
+                _criterion("--to", "recipient", "TEXT", "Those with a recipient that holds this."),
+                _criterion("--older", "older", "TIME", 'Those that arrived longer ago than this, such as "3d".'),
+                _criterion("--larger", "larger", "SIZE", 'Those of at least this size, such as "10M".'),
                 click.option("--yes", is_flag=True, help="Do not ask."),
             )
         ):
@@ -117,7 +128,8 @@ class Selection:
         sender = "" if options["sender"] == "<>" else options["sender"] or ""
         before_ms = start.now_ms() - forms.milliseconds(options["older"]) if options["older"] else None
         larger = forms.octets(options["larger"]) if options["larger"] else 0
-        return Filter(sender.encode(), (options["recipient"] or "").encode(), before_ms, larger, states)
+        recipient = options["recipient"] or ""
+        return Filter(os.fsencode(sender), os.fsencode(recipient), before_ms, larger, states)
 
     def find_other(self, name: str) -> str:
         """The name of the peer to which something is to be moved."""

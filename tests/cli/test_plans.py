@@ -76,6 +76,8 @@ def test_ids_on_standard_input(mx):
         (["--to", "dave@"], 1),
         (["--to", "home.example"], 2),
         (["--to", "nobody"], 0),
+        (["--to", "\udcff"], 0),
+        (["--from", "\udcff"], 0),
         (["--older", "1h"], 0),
         (["--older", "0s"], 2),
         (["--larger", "1M"], 0),
@@ -88,6 +90,14 @@ def test_what_they_are(mx, options, count):
     assert done.returncode == 0
     assert done.stderr.decode().startswith(f"hold: {count} transaction")
     assert states(mx).count("held") == count
+
+
+@pytest.mark.parametrize("option", ["--from", "--to", "--older", "--larger", "--peer"])
+def test_an_option_that_is_empty_does_not_choose_everything(mx, option):
+    done = mx.run("hold", "--peer", "home", option, "", "--yes")
+    assert (done.returncode, b"it is empty" in done.stderr) == (64, True)
+    assert (b"<> is the null sender" in done.stderr) == (option == "--from")
+    assert (states(mx), mx.json("status")[0]["troubles"]) == (["waiting"] * 2, [])
 
 
 @pytest.mark.parametrize(
