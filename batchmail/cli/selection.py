@@ -18,6 +18,7 @@ from batchmail.flow.context import Context
 from batchmail.flow.queue import Row
 from batchmail.flow.target import close_all
 from batchmail.flow.work import Busy, carry_out_plans, targets_of
+from batchmail.store.bell import MAIL, ring
 from batchmail.store.plans import Plan, Plans
 from batchmail.wire import maillog
 
@@ -179,10 +180,14 @@ def _state(plan: Plan, peer: str) -> str:
 
 
 def pause(peer: str, context: Context, held: bool) -> int:
-    """Send a peer no mail, or mail again; reports and requests go all the while."""
+    """Send a peer no mail, or mail again; reports and requests go all the while.
+
+    A call that is open looks before it seals; what waits then goes in it when it is told to look again.
+    """
     ledger = context.open_ledger()
     ledger.note("on_hold", "1" if held else "")
     ledger.close()
+    ring(context.spool.root, context.peer.name, MAIL)
     what = "gets no mail until batchmail release" if held else "gets mail again; held transactions stay held:"
     click.echo(f"{peer} {what} {peer}" if held else f"{peer} {what} batchmail release --peer {peer} lets them go")
     return 0

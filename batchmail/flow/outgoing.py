@@ -45,6 +45,7 @@ class Outgoing:
         self._unanswered: dict[tuple[str, int], SentFile] = {}
         self._whole: set[tuple[str, int]] = set()  # the far side had every octet when the call began
         self._refused: set[tuple[str, int]] = set()  # "later": not tried again within the call
+        self._held: set[tuple[str, int]] = set()  # batches that were there when the peer was to get no mail
         self._room_octets = 0  # what the peer can still take in this call
         self._look = True  # something may wait that was not seen yet
         self._has_left = False  # nothing of what waits fitted; once that may be because it came just then
@@ -80,7 +81,7 @@ class Outgoing:
             if hello.of_stream(file.number.stream).holds(file.number.seq):
                 self._take_custody(file)
             elif self._sealer.on_hold and file.number.kind == BATCH:
-                self._refused.add(file.number[:2])
+                self._held.add(file.number[:2])
             elif file.cuts >= _CUTS_TO_REFUSAL and file.number.kind == BATCH:
                 self._reseal(file, f"{file.cuts} calls ended while the peer was checking it")
             elif file.octets > hello.limits.file_octets and file.number.kind == BATCH:  # it takes less than it did
@@ -117,7 +118,8 @@ class Outgoing:
 
     def _is_known(self, file: SentFile) -> bool:
         key = file.number[:2]
-        return key in self._unanswered or key in self._refused or any(s.file.number[:2] == key for s in self._queue)
+        left = self._unanswered.keys() | self._refused | self._held
+        return key in left or any(sending.file.number[:2] == key for sending in self._queue)
 
     def _compare(self, hello: Hello) -> str:
         """Why this direction has to stop: what the peer says of our stream cannot be, or has been different."""
@@ -181,8 +183,21 @@ class Outgoing:
     # -- what is sent -------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """New mail may wait."""
+        """New mail may wait; or a person has decided that the peer gets none for now, or gets some again."""
         self._look = True
+        if self._sealer.on_hold:
+            self._hold_back()
+        elif self._held:
+            self._held.clear()
+            self._enqueue_resealed()
+
+    def _hold_back(self) -> None:
+        """The batches of which nothing was sent in this call."""
+        for sending in [one for one in self._queue if one.file.number.kind == BATCH and not one.opened]:
+            if sending.left_octets:
+                self._answered(*sending.file.number[:2])
+                self._held.add(sending.file.number[:2])
+                self._room_octets += sending.left_octets
 
     def report(self, whole: bool) -> None:
         """Seal the outcomes, answers and requests that no file carries yet.

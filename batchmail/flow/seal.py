@@ -76,13 +76,17 @@ class Sealer:
         self._sent, self._aliases = Sent(ledger), Aliases(ledger)
         self._received = Received(ledger)
         self._requests, self._wishes = Requests(ledger), Wishes(ledger)
-        self.on_hold = bool(ledger.fact("on_hold"))  # the peer gets no mail for now
         self._unreadable: set[str] = set()  # in this call; the disk may be better in the next
         self._sealed_octets = 0  # of text, since nothing waited
 
     def level(self) -> int:
         """Of compression, for the line as it is now."""
         return self._context.peer.level or level_for(self.rate)
+
+    @property
+    def on_hold(self) -> bool:
+        """The peer gets no mail for now; a person may decide that, or end it, while a call is open."""
+        return bool(self._ledger.fact("on_hold"))
 
     def has_waiting(self) -> bool:
         return not self.on_hold and not self._room.is_empty()

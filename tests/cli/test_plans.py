@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from batchmail.store.bell import MAIL
+from batchmail.store.line import ANSWERER, Line
+from batchmail.store.spool import Spool
 from tests.cli.programs import BIN, DOWN, TWO, CliSite, a_pair, run
 
 LATER = 'report_wait = "1s"'
@@ -169,6 +172,15 @@ def test_a_held_peer_gets_no_mail(tmp_path):
     assert "home gets mail again" in mx.lines("release", "home")[0]
     assert home.run("call", "mx").returncode == 0
     assert len(dropped(home)) == 2
+
+
+def test_a_call_that_is_open_hears_of_it(mx):
+    line = Line(Spool(mx.spool), "home")
+    assert line.acquire(ANSWERER)
+    for command in ("hold", "release"):
+        mx.lines(command, "home")
+        assert line.wait(60) == [MAIL]
+    line.close()
 
 
 # What the far side has
