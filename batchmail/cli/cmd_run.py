@@ -29,6 +29,8 @@ _stopped: list[bool] = []  # filled by a signal
 def command(config_file: str | None, names: tuple[str, ...], verbose: bool) -> int:
     """One pass of all that is due: replay what came, retry, settle what was reported, notify senders, prune.
 
+    For peers that have left the configuration only what was decided is done, and senders are notified.
+
     Exits with 75 when a target took nothing; it is tried again at the next pass.
     """
     told = verbose or sys.stderr.isatty()
@@ -41,7 +43,7 @@ def command(config_file: str | None, names: tuple[str, ...], verbose: bool) -> i
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stop)  # after the transaction at hand: none is left between its dot and the reply
     worst = 0
-    for peer in named or site.peers.values():
+    for peer in named or start.peers_of(site, spool, None, path):
         if is_untouched(spool, peer.name):
             continue
         try:
@@ -66,7 +68,8 @@ def _run(context: Context, told: bool) -> int:
     targets = targets_of(context)
     try:
         down = work_once(context, ledger, targets, shown.replay, lambda: bool(_stopped))
-        tidy(context, ledger)
+        if context.peer.name in context.site.peers:  # else for how long its mail is remembered is not known
+            tidy(context, ledger)
     except Busy:
         return 0  # that one does it, and is asked again by the next pass
     finally:

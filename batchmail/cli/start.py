@@ -79,10 +79,16 @@ def open_spool(site: Site) -> Spool:
 
 def peers_of(site: Site, spool: Spool, name: str | None, path: str) -> list[Peer]:
     """The peer of that name, or all: those of the configuration and those that have left it and are in the spool."""
-    known = {peer: site.peers.get(peer) or Peer(peer) for peer in (*site.peers, *spool.peers())}
+    known = {peer: site.peers.get(peer) or _left(site, peer) for peer in (*site.peers, *spool.peers())}
     if name is None:
         return [known[peer] for peer in sorted(known)]
     return [known.get(name.lower()) or config.find_peer(site, name, path)]
+
+
+def _left(site: Site, name: str) -> Peer:
+    """A peer that has left the configuration: its notices go where those of the others do."""
+    targets = {peer.target for peer in site.peers.values()}
+    return Peer(name, target=targets.pop()) if len(targets) == 1 else Peer(name)
 
 
 def _make_spool_dir(site: Site) -> None:

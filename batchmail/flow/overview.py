@@ -183,7 +183,8 @@ def _ledger_troubles(known: Look, peer: str) -> Iterator[Trouble]:
 def _troubles(context: Context, state: PeerState) -> Iterator[Trouble]:
     peer, now_ms = context.peer, context.now_ms()
     if peer.name not in context.site.peers and (state.oldest_ms is not None or state.replay or state.notices):
-        yield Trouble(WARNING, "mail lies in the spool for it, but the configuration has no such peer")
+        what = "mail lies in the spool for it, but the configuration has no such peer"
+        yield Trouble(WARNING, f"{what}: write its entry again, or batchmail move or bounce --peer {peer.name}")
     if state.call_code in (KeyRefused.exit_code, 78):
         yield Trouble(CRITICAL, f"the last call failed and needs you: {state.call_text}")
     if peer.name in context.site.peers and is_retired(context.spool.root, peer.name):

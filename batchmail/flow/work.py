@@ -47,6 +47,8 @@ def work_once(
 ) -> LineError | None:
     """Settle and replay what is due; returns why the target took nothing, if so.
 
+    For a peer that has left the configuration: what was decided, and the notices.  Where else what came from it
+    should go, and for how long its mail may wait, is not known.
     When another process is at it, that one does it; Busy tells that it may not have seen the newest.
     """
     with replay_lock(context) as ours:
@@ -63,10 +65,12 @@ def work_once(
         expirer = Expirer(context, ledger, settler, planner)
         down = None
         postmaster = Postmaster(context, ledger)
-        steps = (
+        steps: Sequence[Callable[[Callable[[], bool]], None]] = (
             *(Desk(context, ledger).run, Publisher(context, ledger).run, settler.run),
             *(planner.run, expirer.run, postmaster.run, settler.hand_over, replayer.run),
         )
+        if context.peer.name not in context.site.peers:
+            steps = (settler.run, planner.run, postmaster.run, settler.hand_over)
         for step in steps:
             try:
                 step(stopped)

@@ -337,6 +337,19 @@ def test_show_tells_of_what_ended_here(mx):
     assert mx.json("show", first)[0]["state"] == "settled"
 
 
+def test_a_peer_that_has_left_the_configuration(mx):
+    first, second = ids(mx)
+    mx.configure(peer="other")
+    assert mx.run("run").returncode == 0
+    assert (states(mx), dropped(mx)) == (["waiting"] * 2, [])
+    assert b"batchmail move or bounce --peer home" in mx.run("status").stdout
+    assert mx.lines("bounce", first) == [f"{first}: removed; its sender is told"]
+    assert mx.run("move", second, "other").returncode == 0
+    assert mx.run("run").returncode == 0
+    assert len(notices(mx)) == 1
+    assert mx.run("status").returncode == 0
+
+
 def test_move_without_a_peer_takes_no_id_for_one(mx):
     first, second = ids(mx)
     for words in ([first], [first, second], []):
