@@ -118,28 +118,43 @@ def _note(context: Context, error: BatchmailError | None, rate: float | None) ->
 
 
 def _connect(peer: Peer, opening: bytes, dialing: Dialing | None) -> tuple[Stream, bytes]:
-    """Reach the peer by the first of its ways that works; also what that has not taken along of our first octets."""
-    problem: BatchmailError = ConfigError(f"peers.{peer.name} has no call entry: it calls us")
+    """Reach the peer by the first of its ways that works; also what that has not taken along of our first octets.
+
+    A refused key ends it only when none works: at an address of another network there may be a stranger by now.
+    """
+    problems: list[BatchmailError] = []
     for way in peer.call:
         try:
-            if way.startswith("command:"):
-                return connect_command(way.removeprefix("command:").strip()), opening
-            stream = connect_ssh(
-                parse_address(way),
-                identities=peer.identity,
-                known_hosts=peer.known_hosts,
-                use_agent=peer.use_agent,
-                config_file=peer.ssh_config or None,
-                connect_timeout_s=CONNECT_S,
-                first=opening,
-                dialing=dialing,
-            )
-            return stream, b""
-        except LineError as error:
-            problem, dialing = error, None
-        except KeyRefused as error:  # what logs in does not know what the peer is called
-            raise KeyRefused(name_peer(str(error), peer.name)) from None
-    raise problem
+            return _connect_by(peer, way, opening, dialing)
+        except (LineError, KeyRefused) as error:
+            problems.append(error)
+        dialing = None
+    raise _joined(problems, peer.name)
+
+
+def _connect_by(peer: Peer, way: str, opening: bytes, dialing: Dialing | None) -> tuple[Stream, bytes]:
+    if way.startswith("command:"):
+        return connect_command(way.removeprefix("command:").strip()), opening
+    stream = connect_ssh(
+        parse_address(way),
+        identities=peer.identity,
+        known_hosts=peer.known_hosts,
+        use_agent=peer.use_agent,
+        config_file=peer.ssh_config or None,
+        connect_timeout_s=CONNECT_S,
+        first=opening,
+        dialing=dialing,
+    )
+    return stream, b""
+
+
+def _joined(problems: list[BatchmailError], peer: str) -> BatchmailError:
+    """What each way came to, as one error; where a key was refused a person has to act."""
+    if not problems:
+        return ConfigError(f"peers.{peer} has no call entry: it calls us")
+    kind = KeyRefused if any(isinstance(error, KeyRefused) for error in problems) else LineError
+    said = dict.fromkeys(name_peer(str(error), peer) for error in problems)  # what logs in does not know its name
+    return kind("; ".join(said))
 
 
 def explain(peer: Peer, error: BatchmailError, stream: Stream | None, told: bool) -> int:

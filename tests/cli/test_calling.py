@@ -80,6 +80,40 @@ def test_a_wrong_line_in_authorized_keys_is_for_a_person(tmp_path):
     assert home.run("status").returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("ways", "code", "told"),
+    [
+        (("stranger", "mx"), 0, ""),
+        (("stranger", "/none", "mx"), 0, ""),
+        (("stranger", "other"), 77, "stranger other"),
+        (("stranger", "/none"), 77, "stranger /none"),
+        (("/none", "/nil"), 75, "/none /nil"),
+    ],
+)
+def test_the_ways_are_tried_in_turn(tmp_path, ways, code, told):
+    """Behind an address of another network there may be a stranger, whose host key is not the known one."""
+    mx, home = a_pair(tmp_path)
+    line, _ = ensure_key(f"{home.directory}/id_ed25519", "home")
+    command = {line: ["sh", "-c", f"exec {receive_program(mx)} --peer home"]}
+    known, _ = ensure_key(str(tmp_path / "mx_key"), "mx")
+    servers = {}
+    try:
+        for name in ("mx", "stranger", "other"):
+            ensure_key(str(tmp_path / f"{name}_key"), name)
+            servers[name] = serve(str(tmp_path / f"{name}_key"), command)
+        with open(f"{home.directory}/known_hosts", "w", encoding="ascii") as file:
+            file.writelines(f"[127.0.0.1]:{server.port} {known}\n" for server in servers.values())
+        texts = {name: f"ssh://b@127.0.0.1:{server.port}" for name, server in servers.items()}
+        home.configure(entry=f"call = {[texts.get(way, f'command: {way}') for way in ways]}")
+        done = home.run("call", "mx", "-v")
+    finally:
+        for server in servers.values():
+            server.close()
+    said = done.stderr.decode()
+    places = [texts[word].rpartition(":")[2] if word in texts else word for word in told.split()]
+    assert (done.returncode, [place in said for place in places]) == (code, [True] * len(places)), done
+
+
 @pytest.mark.parametrize("command", ["false", "sh -c 'kill -9 $$'", "sh -c 'exit 255'", "sh -c 'echo later; exit 75'"])
 def test_a_line_that_is_not_there_is_not(tmp_path, command):
     home = CliSite(tmp_path, "home.example", "mx", f'call = "command: {command}"')
