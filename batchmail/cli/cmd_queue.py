@@ -29,13 +29,14 @@ from batchmail.store.received import NEVER_MS
 from batchmail.wire.peer_text import printable
 
 _LIMIT = 1000
+_MOST = 1_000_000_000
 _R = TypeVar("_R")
 
 
 @click.command("queue", short_help="List what is on its way to the peers, or is to be replayed here.")
 @click.argument("peer", required=False)
 @click.option("--here", is_flag=True, help="What came from the peers, and is to be replayed here.")
-@click.option("--limit", type=click.IntRange(0), default=_LIMIT, show_default=True, help="Rows at most; 0: all.")
+@click.option("--limit", type=click.IntRange(0, _MOST), default=_LIMIT, show_default=True, help="Rows at most; 0: all.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_obj
 def command(config_file: str | None, peer: str | None, here: bool, limit: int, as_json: bool) -> int:

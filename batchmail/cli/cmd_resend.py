@@ -25,8 +25,10 @@ class _Time(click.DateTime):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter:
+            time: datetime = super().convert(value, param, ctx)
+            time.timestamp()  # of the year 1 it is none in some zones
+            return time
+        except (click.BadParameter, ValueError, OverflowError):
             self.fail(f"{value!r} is no time; give one such as 2026-11-21 or '2026-11-21 18:30'", param, ctx)
 
 

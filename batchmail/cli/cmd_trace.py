@@ -1,5 +1,6 @@
 """batchmail trace: the life of a transaction."""
 
+import os
 from email.utils import formatdate
 
 import click
@@ -39,9 +40,10 @@ def command(config_file: str | None, word: str, peer: str | None, as_json: bool)
     if not found and is_id(word.upper()) and (lost := quarantined(spool, word.upper())):
         raise lost
     if not found:
+        named = printable(os.fsencode(word[:300])) or "an empty word"
         raise UsageError(
-            f"nothing is known here of {printable(word[:300].encode())}: it may be forgotten, see `remember`, and the"
-            f" mail log; of what waits {MOST_READ:,} files per peer are searched for queue ids and Message-IDs"
+            f"nothing is known here of {named}: it may be forgotten, see `remember`, and the mail log;"
+            f" of what waits {MOST_READ:,} files per peer are searched for queue ids and Message-IDs"
         )
     return 0
 

@@ -52,6 +52,8 @@ def lives(context: Context, word: str) -> Iterator[Life]:
 
 
 def _identifiers(context: Context, word: str) -> list[str]:
+    if not word:  # many have no queue id
+        return []
     if is_id(word.upper()):
         return [word.upper()]
     found: dict[str, None] = {}

@@ -42,7 +42,7 @@ class Aliases:
 
 def find_alias(ledger: Ledger, word: str) -> list[str]:
     """The transactions of a word; none where nothing was noted."""
-    with suppress(SpoolError):
+    with suppress(SpoolError, UnicodeEncodeError):  # the second: octets from a command line that are no text
         rows = ledger.rows("SELECT tx FROM alias WHERE word = ? ORDER BY tx LIMIT ?", word[:_MAX_LENGTH], _MOST)
         return [row[0] for row in rows]
     return []

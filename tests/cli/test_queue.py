@@ -42,6 +42,7 @@ def test_the_newest_is_last_and_the_limit_says_that_there_is_more(mx):
     assert b"2 are shown, there are more" in done.stderr
     assert len(mx.lines("queue", "--limit", "0")) == 4
     assert not mx.run("queue", "--limit", "3").stderr
+    assert mx.run("queue", "--limit", "9" * 20).returncode == 64
 
 
 def test_custody_of_the_far_side_is_a_state(tmp_path):

@@ -2,6 +2,8 @@
 
 import sqlite3
 
+import pytest
+
 from tests.cli.programs import CliSite, a_pair
 
 TEXT = b"Message-ID: <m1@x.example>\nSubject: x\n\nhello\n"
@@ -24,10 +26,14 @@ def test_by_each_of_its_names(tmp_path):
     assert [event["what"] for event in life["events"]][:3] == ["accepted", "sealed", "custody"]
 
 
-def test_nothing_of_that_name(tmp_path):
-    mx = CliSite(tmp_path, "mx.example", "home")
-    done = mx.run("trace", "4XyZ\x1b")
-    assert done.returncode == 64
+@pytest.mark.parametrize("word", ["4XyZ\x1b", "", "<>", "\udcff"])
+def test_nothing_of_that_name(tmp_path, word):
+    mx, home = a_pair(tmp_path)
+    mx.pipe(b"Subject: x\n\nhello\n", "-f", "a@x.example", "--", "r@h.example")
+    home.run("call", "mx")  # then one that crossed has neither queue id nor Message-ID, and one that waits
+    mx.pipe(b"Subject: x\n\nhello\n", "-f", "a@x.example", "--", "r@h.example")
+    done = mx.run("trace", word)
+    assert done.returncode == 64, done
     assert b"nothing is known here of" in done.stderr and b"\x1b" not in done.stderr
 
 
@@ -36,8 +42,9 @@ def test_resend_says_first_what_it_is(tmp_path):
     assert b"nothing that was sent is unsettled" in mx.run("resend", "home", "--dry-run").stdout
     done = mx.run("resend", "home", "--since", "2026-11-20T18:30")
     assert done.returncode == 0 and b"under a new stream of numbers" in done.stdout
-    done = mx.run("resend", "home", "--since", "soon")
-    assert (done.returncode, b"give one such as 2026-" in done.stderr, b"%" in done.stderr) == (64, True, False)
+    for word in ("soon", "0001-01-01"):
+        done = mx.run("resend", "home", "--since", word)
+        assert (done.returncode, b"give one such as 2026-" in done.stderr, b"%" in done.stderr) == (64, True, False)
     assert mx.run("resend", "nobody").returncode == 78
 
 
