@@ -1,7 +1,6 @@
 """batchmail: the program for people, cron, timers and if-up.d; its commands are loaded when they are run."""
 
 import importlib
-import sys
 from typing import Any
 
 import click
@@ -50,9 +49,10 @@ def main() -> int:
     except BatchmailError as error:
         click.echo(f"batchmail: {error}", err=True)
         return error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 75
+    except SystemExit as error:
+        if error.code != 1:
+            raise
+        return 75  # nobody reads on: click makes 1 of that, which says something else here
     except OSError as error:
         click.echo(f"batchmail: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
         return 75

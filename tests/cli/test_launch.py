@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.cli.programs import BIN
+from tests.cli.programs import BIN, a_pair
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,18 @@ def test_a_standard_output_that_takes_nothing_is_told_of(where, code, said):
         )
     assert done.returncode == code
     assert done.stderr.decode() == (f"batchmail: {said}\n" if said else "")
+
+
+@pytest.mark.parametrize("words", [["check"], ["call", "mx", "-v"], ["setup"], ["--help"]])
+def test_a_reader_that_is_gone_is_no_finding(tmp_path, words):
+    """1 would say that something is wrong, or does not balance."""
+    _, home = a_pair(tmp_path)
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, os.path.join(BIN, "batchmail"), "-c", home.config, *words]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, timeout=60)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (75, b"")
 
 
 @pytest.mark.parametrize("closed", [(1,), (2,), (1, 2)])
