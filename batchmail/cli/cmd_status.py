@@ -42,11 +42,18 @@ def command(config_file: str | None, peer: str | None, as_json: bool) -> int:
     try:
         return _show(config_file, peer, as_json)
     except (ConfigError, UsageError) as error:
-        click.echo(f"UNKNOWN: {error}")
+        _tell("UNKNOWN", str(error), as_json)
         return _UNKNOWN
     except BatchmailError as error:
-        click.echo(f"{CRITICAL}: {error}")
+        _tell(CRITICAL, str(error), as_json)
         return _CODES[CRITICAL]
+
+
+def _tell(level: str, text: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"level": level, "text": text})
+    else:
+        click.echo(f"{level}: {text}")
 
 
 def _show(config_file: str | None, name: str | None, as_json: bool) -> int:

@@ -167,6 +167,10 @@ def test_what_cannot_be_known_is_3(tmp_path, mx):
     assert run("-c", tmp_path / "none.toml", "status").returncode == 3
     done = mx.run("status", "nobody")
     assert (done.returncode, done.stdout[:9]) == (3, b"UNKNOWN: ")
+    [said] = mx.json("status", "nobody")
+    assert said == {"level": "UNKNOWN", "text": done.stdout.decode().removeprefix("UNKNOWN: ").strip()}
+    os.rename(mx.spool, f"{mx.spool}.away")
+    assert mx.json("status")[0]["level"] == "CRITICAL"
 
 
 def test_lists_of_valid_recipients(tmp_path):
