@@ -94,6 +94,8 @@ class Selection:
         found = by_id(self.contexts, identifier)
         if found is None:
             raise UsageError(f"{identifier} is not on its way from here: batchmail show {identifier} may know more")
+        if found.ended:
+            raise UsageError(f"{identifier} has ended: {found.ended}")
         return found
 
     def _filtered(self, doing: str, states: tuple[str, ...]) -> list[Chosen]:

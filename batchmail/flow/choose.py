@@ -3,13 +3,15 @@
 Only looks, and writes plans.  Carrying them out is `flow.plans`.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import NamedTuple
 
 from batchmail.core.names import make_id, time_of_id
+from batchmail.core.outcome import FINAL
 from batchmail.flow.context import Context
-from batchmail.flow.overview import find
+from batchmail.flow.overview import Record, find
 from batchmail.flow.queue import Row, list_queue
 from batchmail.store.plans import Plan, Plans
 
@@ -40,6 +42,7 @@ class Chosen(NamedTuple):
 
     context: Context  # of its peer
     id: str
+    ended: str = ""  # what became of its recipients, where nothing is open any more
 
 
 def by_filter(contexts: Iterable[Context], wanted: Filter) -> Iterator[tuple[Context, Row]]:
@@ -51,14 +54,21 @@ def by_filter(contexts: Iterable[Context], wanted: Filter) -> Iterator[tuple[Con
 
 
 def by_id(contexts: Iterable[Context], identifier: str) -> Chosen | None:
-    """The peer that it is on its way to; None when none has it, or it is over."""
+    """The peer that it is on its way to; None when none has it, or it is over and its sender told."""
     for context in contexts:
         record = find(context, identifier)
         if record is None or record.received is not None or record.id != identifier:
             continue
         if record.sent is None or record.sent.settled_ms is None:
-            return Chosen(context, identifier)
+            return Chosen(context, identifier, _ended(record))
     return None
+
+
+def _ended(record: Record) -> str:
+    final = Counter(told.outcome.action for told in record.outcomes if told.outcome.action in FINAL)
+    if record.sent is None or final.total() < record.sent.recipients:
+        return ""
+    return ", ".join(f"{action} for {count} recipient{'s'[count == 1 :]}" for action, count in sorted(final.items()))
 
 
 def is_far(one: Chosen) -> bool:

@@ -133,6 +133,19 @@ def test_bounce_tells_the_sender_and_nobody_the_null_sender(mx):
     assert not os.listdir(f"{mx.spool}/out/home/ended")
 
 
+@pytest.mark.parametrize("command", ["hold", "release", "bounce", "move"])
+def test_what_has_ended_is_not_decided_anew(mx, command):
+    """Also before the next pass, which hands over its notice."""
+    first, second = ids(mx)
+    mx.lines("bounce", first, second)
+    plans = [mx.json("show", one)[0]["plan"] for one in (first, second)]
+    for identifier, said in (first, "has ended: failed for 2 recipients"), (second, "is not on its way from here"):
+        done = mx.run(command, identifier, *(["home"] if command == "move" else []))
+        assert (done.returncode, done.stdout) == (64, b"")
+        assert done.stderr.decode().startswith(f"batchmail: {identifier} {said}")
+    assert [mx.json("show", one)[0]["plan"] for one in (first, second)] == plans
+
+
 def test_remove_tells_nobody_unless_told_to(mx):
     first, second = ids(mx)
     assert mx.run("remove", second).returncode == 0
