@@ -4,12 +4,12 @@ import click
 
 from batchmail.cli import start
 from batchmail.cli.config import find_peer
-from batchmail.cli.selection import Selection
+from batchmail.cli.selection import Selection, check_text
 from batchmail.core.errors import UsageError
 from batchmail.flow.context import Context
 from batchmail.flow.overview import count_files, look_at
 from batchmail.store.plans import MOVE, REMOVE
-from batchmail.store.setup import is_retired, retire_peer
+from batchmail.store.setup import retire_peer
 
 
 @click.command("retire", short_help="Take a peer out of service.")
@@ -27,28 +27,28 @@ def command(
 
     With --move or --bounce it does not wait for them. When nothing is left, PEER can leave the configuration.
     """
-    if other and bounce:
-        raise UsageError("--move or --bounce, not both")
+    if (other is not None) + bounce + undo > 1:
+        raise UsageError("--move, --bounce or --undo: one of them")
+    check_text(text)
     site, path = start.load(config_file)
     name = find_peer(site, peer, path).name
-    target = find_peer(site, other, path).name if other else ""
-    spool = start.set_up(site)
+    options = {"peer": name, "sender": None, "recipient": None, "older": None, "larger": None, "yes": yes}
+    selection = Selection(config_file, (), options)
+    target = "" if other is None else selection.find_other(other)
     if target == name:
         raise UsageError("it cannot be moved to itself")
-    if target and is_retired(spool.root, target):
-        raise UsageError(f"{target} is retired: batchmail retire --undo {target} takes mail for it again")
-    retire_peer(spool, name, retired=not undo)
+    if target or bounce:  # asked before the doors refuse
+        selection.choose(f"move to {target}" if target else "bounce")
+    retire_peer(selection.spool, name, retired=not undo)
     start.set_up(site)
     if undo:
         click.echo(f"{name}: the doors take mail for it again")
         return 0
     click.echo(f"{name}: the doors refuse mail for it until batchmail retire --undo {name}")
-    options = {"peer": name, "sender": None, "recipient": None, "older": None, "larger": None, "yes": yes}
-    selection = Selection(config_file, (), options)
     if bounce:
-        return selection.carry_out(selection.choose("bounce"), REMOVE, "", "5.4.4", text)
+        return selection.carry_out(selection.choose_again(), REMOVE, "", "5.4.4", text)
     if target:
-        return selection.carry_out(selection.choose(f"move to {target}"), MOVE, target)
+        return selection.carry_out(selection.choose_again(), MOVE, target)
     _tell_what_is_left(selection.contexts[0])
     return 0
 

@@ -20,6 +20,7 @@ from batchmail.flow.target import close_all
 from batchmail.flow.work import Busy, carry_out_plans, targets_of
 from batchmail.store.bell import MAIL, ring
 from batchmail.store.plans import Plan, Plans
+from batchmail.store.setup import is_retired
 from batchmail.wire import maillog
 
 _SAMPLE = 5
@@ -103,7 +104,7 @@ class Selection:
             wanted = self._filter(states)
         except ValueError:
             raise UsageError('--older wants a time such as "3d", --larger a size such as "10M"') from None
-        fitting = [(context, row) for context, row in by_filter(self.contexts, wanted) if self._suits(row)]
+        fitting = self._fitting(wanted)
         found = [one for one in fitting if not one[1].is_only_known]
         octets = sum(row.size_octets for _, row in found)
         click.echo(f"{doing}: {count_text(len(found), 'transaction')}, {octets_text(octets)} octets", err=True)
@@ -123,6 +124,14 @@ class Selection:
             click.confirm("Go on?", abort=True, err=True)
         return [Chosen(context, row.id) for context, row in found]
 
+    def choose_again(self) -> list[Chosen]:
+        """Those that are meant and those that came since it was asked."""
+        fitting = self._fitting(self._filter(()))
+        return [Chosen(context, row.id) for context, row in fitting if not row.is_only_known]
+
+    def _fitting(self, wanted: Filter) -> list[tuple[Context, Row]]:
+        return [(context, row) for context, row in by_filter(self.contexts, wanted) if self._suits(row)]
+
     def _suits(self, row: Row) -> bool:
         return self._options["sender"] != "<>" or (row.is_read and not row.envelope.sender)
 
@@ -136,13 +145,14 @@ class Selection:
 
     def find_other(self, name: str) -> str:
         """The name of the peer to which something is to be moved."""
-        peer = config.find_peer(self.site, name, self.path)
-        return peer.name
+        other = config.find_peer(self.site, name, self.path).name
+        if is_retired(self.spool.root, other):
+            raise UsageError(f"{other} is retired: batchmail retire --undo {other} takes mail for it again")
+        return other
 
     def carry_out(self, chosen: list[Chosen], verb: str, peer: str = "", status: str = "", text: str = "") -> int:
         """Plan it, do what can be done now, and tell."""
-        if not (text.isascii() and text.isprintable()):  # Diagnostic-Code, RFC 3464 §2.3.6
-            raise UsageError("--text stands in a field of a notice that takes printable ASCII only")
+        check_text(text)
         if not chosen:
             click.echo("There is nothing to do.")
             return 0
@@ -179,6 +189,12 @@ def _state(plan: Plan, peer: str) -> str:
     if plan.request:
         return f"{peer} has it, or may have: it is asked in the next call, and batchmail show tells what came of it"
     return "a call is going on: it is done when that has ended"
+
+
+def check_text(text: str) -> None:
+    """Raises UsageError unless it can be the Diagnostic-Code of a notice, RFC 3464 §2.3.6."""
+    if not (text.isascii() and text.isprintable()):
+        raise UsageError("--text stands in a field of a notice that takes printable ASCII only")
 
 
 def pause(peer: str, context: Context, held: bool) -> int:

@@ -393,8 +393,31 @@ def test_a_text_that_no_field_can_hold(mx):
     assert states(mx) == ["waiting"] * 2
 
 
-def test_retire_looks_before_it_retires(mx):
-    assert mx.run("retire", "home", "--move", "nosuch").returncode == 78
-    assert mx.run("retire", "home", "--move", "home").returncode == 64
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--move", "nosuch"], 78),
+        (["--move", ""], 78),
+        (["--move", "home"], 64),
+        (["--move", "other"], 64),  # nobody to ask
+        (["--bounce"], 64),
+        (["--bounce", "--text", "Gr\u00fc\u00dfe", "--yes"], 64),
+        (["--undo", "--bounce", "--yes"], 64),
+    ],
+)
+def test_retire_looks_before_it_retires(mx, words, code):
+    add_peer(mx)
+    assert mx.run("retire", "home", *words).returncode == code
     assert "retired" not in " ".join(mx.lines("status"))
+    assert states(mx) == ["waiting"] * 2
+    mx.pipe(TWO)
+
+
+def test_nothing_is_moved_to_a_retired_peer(mx):
+    add_peer(mx)
+    assert mx.run("retire", "other").returncode == 0
+    for words in (["retire", "home", "--move", "other", "--yes"], ["move", ids(mx)[0], "other"]):
+        done = mx.run(*words)
+        assert (done.returncode, b"other is retired: batchmail retire --undo other" in done.stderr) == (64, True)
+    assert {row["peer"] for row in mx.json("queue")} == {"home"}
     mx.pipe(TWO)
