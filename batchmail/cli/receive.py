@@ -77,7 +77,7 @@ def _answer(peer_name: str, config_file: str | None) -> int:
     line.close()
     _note(context, result)
     if _something_is_due(context):
-        _leave_to_run(peer_name, config_file)
+        _leave_to_run(peer_name, path)
     return start.fail("batchmail-receive", result.error) if result.error else 0
 
 
@@ -120,10 +120,10 @@ def _something_is_due(context: Context) -> bool:
         ledger.close()
 
 
-def _leave_to_run(peer_name: str, config_file: str | None) -> None:
+def _leave_to_run(peer_name: str, config_file: str) -> None:
     """Leave what is still to be replayed or settled to a process of its own: sshd may close this session."""
     program = os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), "batchmail")
-    options = ["-c", config_file] if config_file else []
+    options = ["-c", os.path.abspath(config_file)]  # it is started elsewhere
     try:
         os.chdir("/")
         os.posix_spawn(

@@ -1,5 +1,7 @@
 """batchmail-receive: its arguments, and who has the line."""
 
+import os
+
 import pytest
 
 from batchmail.cli import receive
@@ -82,6 +84,16 @@ def test_crossed_calls_go_by_the_sites_names(tmp_path: object, ours: str, theirs
         taken.append(receive._take_line(site.context))
     assert taken[0].holder() == ANSWERER
     taken[0].close()
+
+
+def test_what_is_left_to_run_finds_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is started in the root directory, and nobody sees what it says."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(receive.os, "chdir", lambda _: None)
+    monkeypatch.setattr(receive.os, "posix_spawn", lambda _program, words, *_, **__: started.append(words))
+    receive._leave_to_run("home", "b.toml")
+    (words,) = started
+    assert words[2:] == ["-c", os.path.abspath("b.toml"), "run", "--peer", "home"]
 
 
 def test_a_call_that_does_not_give_way(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
