@@ -59,6 +59,8 @@ def _findings(config_file: str | None, files: bool, repair: bool) -> Iterator[Fi
         return
     yield from checkup.check_spool(spool, start.doors(site))
     try:
+        if files:
+            yield from checkup.check_strays(spool)
         contexts = [start.context(site, spool, peer) for peer in start.peers_of(site, spool, None, path)]
         yield from _of_peers(contexts, files, repair)
     except OSError as error:

@@ -19,7 +19,7 @@ from batchmail.flow.overview import look_at, room_trouble
 from batchmail.flow.recipients import read_words
 from batchmail.flow.smtp_session import Session
 from batchmail.flow.target_spec import TargetSpec, parse_target
-from batchmail.store.setup import stale_doors
+from batchmail.store.setup import stale_doors, strays
 from batchmail.store.spool import Door, Spool, user_name
 from batchmail.store.view import open_view
 from batchmail.wire.known_hosts import known_keys, name_in_files
@@ -67,6 +67,12 @@ def _wrong_rights(root: str) -> Iterator[str]:
             continue
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
             yield f"{path} ({user_name(status.st_uid)}, {stat.S_IMODE(status.st_mode):04o})"
+
+
+def check_strays(found: Spool) -> Iterator[Finding]:
+    """What lies beside the directories of the spool; it may be of a person, and is left there."""
+    for name in strays(found.root):
+        yield Finding(f"{found.root}/{name}", "does not belong there: move it away")
 
 
 def check_room(context: Context) -> Finding:

@@ -141,14 +141,17 @@ class Damage:
 
     def _strays(self) -> Iterator[Finding]:
         root, peer = self._context.spool.root, self._context.peer.name
+        waiting = f"out/{peer}/waiting"
         for place, is_ours in (
+            (waiting, _is_none),
+            *((f"{waiting}/{priority}", _is_none) for priority in names_in(f"{root}/{waiting}")),
             (f"out/{peer}/held", _is_spool_file),
             (f"out/{peer}/ended", _is_spool_file),
             (f"out/{peer}/outbox", _is_numbered),
             (f"in/{peer}/inbox", _is_numbered),
             (f"in/{peer}/partial", _is_partial),
             (f"in/{peer}/notices", _is_notice),
-            *((f"out/{peer}/waiting/{bucket}", _is_spool_file) for bucket in _buckets(f"{root}/out/{peer}/waiting")),
+            *((f"{waiting}/{bucket}", _is_spool_file) for bucket in _buckets(f"{root}/{waiting}")),
         ):
             for entry in _files(f"{root}/{place}"):
                 if not is_ours(entry.name):
@@ -170,6 +173,10 @@ def _finding(path: str, problem: str, advice: str, mend: Mend | None) -> Finding
         return Finding(path, problem + advice, mend(path, problem) if mend else "")
     except OSError as error:
         return Finding(path, f"{problem}{advice}; cannot be repaired: {error.strerror}")
+
+
+def _is_none(_name: str) -> bool:
+    return False
 
 
 def _is_spool_file(name: str) -> bool:

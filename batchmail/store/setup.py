@@ -15,6 +15,7 @@ from batchmail.store.spool import NORMAL_DIR, VERSION, Door, Spool, is_domain
 
 _DRAFT_LIFE_S = 36 * 3600  # longer than any door or call keeps a draft open
 _STAMP = "SETUP"
+_FILES = ("VERSION", _STAMP, "ballast", "looks", "quarantine")  # what else is there, each made when it is needed
 _DIRECTORIES = ("tmp", "doors", "lock", "out", "in", "ledger")
 
 
@@ -50,12 +51,21 @@ def check_new(root: str) -> None:
     """
     if os.path.exists(f"{root}/VERSION") or not os.path.exists(root):
         return
-    strange = sorted({name for name in os.listdir(root) if name[0] != "."} - {*_DIRECTORIES, "lost+found"})
+    strange = _names_beside(root, *_DIRECTORIES)
     if strange:
         raise SpoolError(
             f"{root} is no spool and is not empty ({', '.join(strange[:3])}{', ...' if strange[3:] else ''}):"
             " give `spool` in the configuration a directory of its own"
         )
+
+
+def strays(root: str) -> list[str]:
+    """What lies in the spool's own directory and is none of it."""
+    return _names_beside(root, *_DIRECTORIES, *_FILES)
+
+
+def _names_beside(root: str, *known: str) -> list[str]:
+    return sorted({name for name in os.listdir(root) if name[0] != "."} - {*known, "lost+found"})
 
 
 def is_set_up(root: str, peers: Iterable[tuple[Door, Iterable[str]]], digest: str = "") -> bool:

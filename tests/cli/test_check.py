@@ -85,6 +85,20 @@ def test_every_file_is_read_when_asked(home):
     assert (line.count(path), "damaged" in line, "says more" in line) == (1, True, False)
 
 
+def test_strays_beside_the_directories_of_the_spool(home):
+    home.run("run")  # makes the ballast
+    for name in ("core", ".profile"):  # it may be a home directory
+        with open(f"{home.spool}/{name}", "wb"):
+            pass
+    done = home.run("check", "--repair")
+    assert [line for line in done.stdout.decode().splitlines() if not line.startswith("ok")] == [
+        f"WRONG  {home.spool}/core: does not belong there: move it away"
+    ]
+    assert home.run("check").returncode == 0
+    os.remove(f"{home.spool}/core")
+    assert home.run("check", "--repair").returncode == 0
+
+
 def test_what_is_moved_to_quarantine_is_said_wherever_one_looks(home):
     home.pipe(TWO)
     path = home.waiting_files()[0]

@@ -96,18 +96,24 @@ def test_strays(pair: Pair) -> None:
     pair.call()
     pair.mx.accept(*messages(1))
     bucket = next(where for where, _, names in os.walk(f"{pair.mx.root}/out/home/waiting") if names)
-    places = [bucket, *(f"{pair.mx.root}/{place}" for place in ("out/home/held", "out/home/outbox"))]
+    room = f"{pair.mx.root}/out/home/waiting"
+    places = [
+        bucket,
+        os.path.dirname(bucket),
+        room,
+        *(f"{pair.mx.root}/{place}" for place in ("out/home/held", "out/home/outbox")),
+    ]
     places += [f"{pair.mx.root}/in/home/{name}" for name in ("inbox", "partial", "notices")]
     for place in places:
         with open(f"{place}/core.123", "xb") as file:
             file.write(b"stray")
     assert sorted(found.subject for found in look(pair.mx)) == sorted(f"{place}/core.123" for place in places)
-    assert len(look(pair.mx, True)) == 6
-    assert len(quarantined(pair.mx)) == 6
+    assert len(look(pair.mx, True)) == 8
+    assert len(quarantined(pair.mx)) == 8
     with open(f"{places[1]}/core.123", "xb") as file:
         file.write(b"another")
     look(pair.mx, True)
-    assert len(quarantined(pair.mx)) == 7, "the first one of that name is not overwritten"
+    assert len(quarantined(pair.mx)) == 9, "the first one of that name is not overwritten"
     well(pair)
 
 
