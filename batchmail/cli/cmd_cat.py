@@ -1,6 +1,7 @@
 """batchmail cat: a batch as text."""
 
 import sys
+from collections.abc import Iterator
 
 import click
 
@@ -20,10 +21,15 @@ def command(config_file: str | None, batch: str) -> int:
     """
     path = files.find(config_file, batch)
     end_with_reader()
+    for octets in _pieces(path):
+        sys.stdout.buffer.write(octets)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def _pieces(path: str) -> Iterator[bytes]:
+    """An error of reading names the file; one of writing is standard output's."""
     try:
-        for octets in read_file(path):
-            sys.stdout.buffer.write(octets)
-        sys.stdout.buffer.flush()
+        yield from read_file(path)
     except OSError as error:
         raise SpoolError(f"{path}: {error.strerror}") from None
-    return 0

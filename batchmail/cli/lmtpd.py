@@ -28,7 +28,7 @@ from batchmail.flow.budget import Tally
 from batchmail.flow.serving import Entrance, Reception, Share
 from batchmail.store.durable import put_in_place, retire
 from batchmail.store.lock import Numbered
-from batchmail.store.spool import Spool
+from batchmail.store.spool import Spool, check_owner
 from batchmail.wire import listen, maillog
 from batchmail.wire.workers import ENDING, Workers
 
@@ -205,6 +205,8 @@ def _listen_unix(site: Site, address: Address) -> socket.socket:
 def _as_owner(site: Site, door: DoorSettings) -> Iterator[None]:
     """What is made meanwhile belongs to the spool's owner and the door's group and has the door's mode."""
     uid, gid = start.owner_of(site)
+    if os.geteuid() not in (0, uid):
+        check_owner(site.spool)
     if door.group:
         try:
             gid = grp.getgrnam(door.group).gr_gid

@@ -118,9 +118,7 @@ def check_targets(site: Site) -> Iterator[Finding]:
 
 def _target_problem(spec: TargetSpec, me: str) -> str:
     if spec.scheme in ("bsmtp", "maildir"):
-        place = spec.path if os.path.exists(spec.path) else os.path.dirname(spec.path)
-        writable = os.access(place, os.W_OK | os.X_OK)
-        return "" if writable else f"{user_name(os.geteuid())} cannot write into {place}"
+        return _directory_problem(spec.path, user_name(os.geteuid()))
     if spec.scheme == "rmail":
         return "" if os.access(spec.path, os.X_OK) else f"{spec.path} is no program that can be started"
     try:
@@ -128,6 +126,16 @@ def _target_problem(spec: TargetSpec, me: str) -> str:
     except (LineError, PeerError) as error:
         return f"takes nothing now: {error}; start it, or mend `target`: until then what comes waits here"
     return ""
+
+
+def _directory_problem(path: str, me: str) -> str:
+    """A target makes its directory, and what is missing above it."""
+    place = path
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    if os.access(place, os.W_OK | os.X_OK):
+        return ""
+    return f"{me} cannot write into {path}" if place == path else f"{path} is not there; {me} cannot make it in {place}"
 
 
 def check_line(peer: Peer) -> Iterator[Finding]:

@@ -117,7 +117,9 @@ def _parse_host(spec: TargetSpec, place: str) -> TargetSpec:
     if not match:
         raise _BadTarget(f"not a host; write {spec.scheme}://HOST:PORT, an IPv6 address in [ ]")
     port = int(match["port"] or (25 if spec.scheme == "smtp" else 0))
-    if not 0 < port < 65536 or (spec.scheme == "lmtp" and port == 25):
+    if match["port"] and not 0 < port < 65536:
+        raise _BadTarget(f"port {port}: a port is 1 to 65535")
+    if not port or (spec.scheme == "lmtp" and port == 25):
         raise _BadTarget(f"needs a port, as in {spec.scheme}://HOST:24 (LMTP may not be spoken on port 25)")
     host = match["ip6"] or match["host"]
     return spec._replace(host=host, port=port, user=urllib.parse.unquote(match["user"] or ""))

@@ -52,6 +52,13 @@ def test_cat_ends_quietly_when_nobody_reads_on(copy):
     assert not done.stderr
 
 
+def test_what_cannot_be_written_is_no_fault_of_the_batch(copy):
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, os.path.join(BIN, "batchmail"), "cat", str(copy)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (75, b"batchmail: standard output: No space left on device\n")
+
+
 def test_inspect_lists_and_checks(sealed):
     mx, name = sealed
     lines = mx.lines("inspect", name)

@@ -15,6 +15,7 @@ import pytest
 
 from batchmail.cli import lmtpd
 from batchmail.cli.config import load
+from batchmail.core.errors import SpoolError
 from batchmail.store.spool import Spool
 from batchmail.store.waiting import WaitingRoom, read_entry
 from tests.cli.programs import BIN, CliSite
@@ -418,6 +419,13 @@ def test_what_one_left_that_was_killed_before_its_socket_had_its_name(tmp_path: 
     (entrance,) = lmtpd._listen(load(here.config), made)
     entrance.sock.close()
     assert sorted(name for name in os.listdir(tmp_path) if name.startswith("s")) == ["s", "spool"]
+
+
+def test_another_user_than_the_owner_is_told_of_the_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = CliSite(tmp_path, "mx.example", "home", f'listen = ["unix:{tmp_path}/s"]\n')
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    with pytest.raises(SpoolError, match=r"belongs to .*, this program runs as 54321"):
+        list(lmtpd._listen(load(here.config), {}))
 
 
 def test_the_socket_of_who_has_begun_meanwhile_stays(site: DoorSite) -> None:

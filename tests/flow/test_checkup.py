@@ -21,6 +21,19 @@ def test_a_target_that_accepts_and_is_silent_is_not_waited_for(
     assert "no answer in time" in found.problem
 
 
+def test_a_directory_that_is_not_there(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = f"{tmp_path}/none/drop"
+    site = make_site(f"{tmp_path}/mx", "mx.example", "home", target=f"bsmtp:{path}").context.site
+    assert [found.problem for found in check_targets(site)] == [""]  # it is made, and what is missing above it
+    monkeypatch.setattr(checkup.os, "access", lambda *_: False)
+    monkeypatch.setattr(checkup, "user_name", lambda _: "ann")
+    assert [found.problem for found in check_targets(site)] == [
+        f"{path} is not there; ann cannot make it in {tmp_path}"
+    ]
+    os.makedirs(path)
+    assert [found.problem for found in check_targets(site)] == [f"ann cannot write into {path}"]
+
+
 def test_the_list_is_read_and_a_bad_line_has_its_number(tmp_path: object) -> None:
     path = f"{tmp_path}/list"
     site = make_site(f"{tmp_path}/mx", "mx.example", "home", valid_recipients_file=path)
