@@ -23,7 +23,7 @@ from batchmail.core.valid import parse_delimiters
 from batchmail.store.spool import user_name
 
 DEFAULT_PATH = "/etc/batchmail/batchmail.toml"
-_EXAMPLES = "share/doc/batchmail/contrib"  # below the directory above that of the programs
+_EXAMPLES = ("contrib", "share/doc/batchmail/contrib")  # below the directory above that of the programs: a checkout's
 DEFAULT_SPOOL = "/var/spool/batchmail"
 DEFAULT_USER = "batchmail"
 _MAX_OCTETS = 16 << 20
@@ -111,9 +111,10 @@ def load(path: str) -> Site:
             data = file.read(_MAX_OCTETS + 1)
     except FileNotFoundError as error:
         prefix = os.path.dirname(program_directory())
+        examples = next((there for there in _EXAMPLES if os.path.isdir(f"{prefix}/{there}")), _EXAMPLES[-1])
         raise ConfigError(
             f"{path}: {error.strerror}: name the configuration with -c, or write it as batchmail.toml(5) says;"
-            f" examples are batchmail-*.toml in {prefix}/{_EXAMPLES}"
+            f" examples are batchmail-*.toml in {prefix}/{examples}"
         ) from None
     except OSError as error:
         me = user_name(os.geteuid())

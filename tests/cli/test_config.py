@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from ipaddress import ip_network
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -13,6 +14,7 @@ from batchmail.core.errors import ConfigError
 from batchmail.core.listen import Address
 from batchmail.core.schedule import Rule, Span, parse_rule
 from batchmail.core.settings import DAY_MS, Peer, Site
+from tests.servers.packages import CHECKOUT
 
 SMALL = 'site = "mx.example"\n[peers.home]\ndomains = ["home.example"]\n'
 
@@ -338,6 +340,19 @@ def test_a_file_that_cannot_be_read(path: str, tmp_path: object) -> None:
         config.load(path)
     with pytest.raises(ConfigError, match="Is a directory"):
         config.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("program", "place"),
+    [
+        (f"{CHECKOUT}/bin/batchmail", f"{CHECKOUT}/contrib"),
+        ("/opt/x/bin/batchmail", "/opt/x/share/doc/batchmail/contrib"),
+    ],
+)
+def test_where_the_examples_are(path: str, program: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [program])
+    with pytest.raises(ConfigError, match=f"batchmail-\\*.toml in {place}$"):
+        config.load(path)
 
 
 def test_where_the_file_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
