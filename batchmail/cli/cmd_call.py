@@ -62,7 +62,7 @@ def command(
     78 when the configuration is wrong.
     """
     site, path = start.load(config_file)
-    chosen = [find_peer(site, name, path) for name in peers]
+    chosen = list({peer.name: peer for peer in (find_peer(site, name, path) for name in peers)}.values())
     if everyone:
         chosen += [peer for peer in site.peers.values() if peer.call and peer not in chosen]
     if not chosen:

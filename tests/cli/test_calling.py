@@ -136,6 +136,11 @@ def test_sites_that_contradict_each_other_are_for_people_at_both_ends(tmp_path):
         assert (site.json("status")[0]["call_code"], site.run("status").returncode) == (78, 2)
 
 
+def test_a_peer_that_is_named_twice_is_called_once(tmp_path):
+    _, home = a_pair(tmp_path)
+    assert len(home.lines("call", "mx", "MX", "--dry-run")) == 2  # what, and how long
+
+
 def test_sizes_are_given_as_in_the_configuration(tmp_path):
     _, home = a_pair(tmp_path)
     assert home.run("call", "mx", "--max-bytes", "1M").returncode == 0
