@@ -11,6 +11,7 @@ from batchmail.cli import start
 from batchmail.cli.config import find_peer
 from batchmail.cli.tables import count_text
 from batchmail.core.errors import Temporary
+from batchmail.store import malformed
 from batchmail.store.ledger import Ledger
 from batchmail.store.line import CALLER, Line
 from batchmail.store.spool import Spool
@@ -54,6 +55,8 @@ def resend(spool: Spool, peer: str, since: datetime | None, dry_run: bool, adopt
     try:
         if not line.acquire(CALLER):
             raise Temporary(f"a call with {peer} is going on: try again when it has ended")
+        if adopt and (place := malformed.set_aside(spool, peer)):
+            click.echo(f"{peer}: its ledger was damaged and lies in {place}: a new one is begun.")
         with closing(Ledger(spool, peer, adopt=adopt)) as ledger:
             since_ms = int(since.timestamp() * 1000) if since else 0
             again = to_send_again(spool, ledger, peer, since_ms)

@@ -83,11 +83,7 @@ class Damage:
 
     def _ledger(self, view: View) -> Iterator[Finding]:
         if problem := view.damage():
-            yield Finding(
-                f"ledger of {self._context.peer.name}",
-                f"{problem}; restore it from a backup, or move it away and say"
-                f" batchmail setup --adopt {self._context.peer.name} (mail may come twice)",
-            )
+            yield Finding(f"ledger of {self._context.peer.name}", problem)
 
     def _numbered(self, view: View) -> Iterator[Finding]:
         for box in (self._outbox, self._inbox):

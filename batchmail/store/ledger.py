@@ -238,7 +238,23 @@ class Ledger:
 
     def _trouble(self, error: Exception) -> SpoolError:
         ballast.give_up_if_full(self._spool.root)  # the next attempt has room
+        if _is_malformed(error):
+            return SpoolError(self._damaged(str(error)))
         return SpoolError(f"the ledger {self.path} cannot be used: {error}; batchmail check says more")
+
+    def damage(self) -> str:
+        """What SQLite finds wrong with the file, the first of it, and what to do; empty: nothing."""
+        try:
+            problem = _problem(self.database)
+        except _ERRORS as error:
+            return str(self._trouble(error))
+        return self._damaged(problem) if problem else ""
+
+    def _damaged(self, why: str) -> str:
+        return (
+            f"the ledger {self.path} is damaged: {why}; restore it from a backup, or begin a new one (mail may come"
+            f" twice): batchmail setup --adopt {self._peer}"
+        )
 
     def fact(self, name: str) -> str | None:
         """A fact about the peer as a whole.
@@ -287,6 +303,28 @@ class Ledger:
 
     def close(self) -> None:
         self.database.close()
+
+
+def _is_malformed(error: Exception) -> bool:
+    """Whether the file is damaged, or no database: trying again does not help."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the higher bits say more
+    return isinstance(error, UnicodeDecodeError) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def damage_of(path: str) -> str:
+    """What is wrong with the file of a ledger that may be beyond opening; empty: nothing.  Raises SpoolError."""
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_S)) as database:
+            return _problem(database)
+    except _ERRORS as error:
+        if _is_malformed(error):
+            return str(error)
+        raise SpoolError(f"the ledger {path} cannot be used: {error}; batchmail check says more") from None
+
+
+def _problem(database: sqlite3.Connection) -> str:
+    found = str(database.execute("PRAGMA integrity_check(1)").fetchone()[0])
+    return "" if found == "ok" else found.splitlines()[0]
 
 
 def place_of(spool: Spool) -> str:

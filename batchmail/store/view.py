@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from typing import NamedTuple
 
-from batchmail.core.errors import SpoolError
 from batchmail.core.numbered import BATCH, Number
 from batchmail.core.outcome import Outcome
 from batchmail.store.ledger import Ledger
@@ -99,7 +98,7 @@ class View:
 
     def __init__(self, ledger: Ledger):
         self._rows = ledger.rows
-        self.close = ledger.close
+        self.close, self.damage = ledger.close, ledger.damage
 
     def look(self) -> Look:
         """The peer as a whole."""
@@ -133,14 +132,6 @@ class View:
             if rows:
                 return str(rows[0][0])
         return ""
-
-    def damage(self) -> str:
-        """What SQLite finds wrong with the file, the first of it."""
-        try:
-            found = self._rows("PRAGMA integrity_check(1)")[0][0]
-        except SpoolError as error:
-            return str(error)
-        return "" if found == "ok" else str(found).splitlines()[0]
 
     def open_batches(self) -> list[OpenBatch]:
         """The batches of ours whose files are still needed."""

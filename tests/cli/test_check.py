@@ -147,6 +147,25 @@ def test_what_lies_in_quarantine_is_not_missing_and_what_cannot_be_sent_again_is
     assert done.stdout.endswith(b"Not balanced: 2\n")
 
 
+def test_what_is_said_of_a_damaged_ledger_mends_it(tmp_path):
+    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
+    home.configure(target=DOWN)
+    mx.pipe(TWO)
+    home.run("call", "mx")
+    with open(f"{mx.spool}/ledger/home", "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * 2000)
+    for done in (mx.run("check", "--repair"), mx.run("status")):
+        assert b"batchmail setup --adopt home" in done.stdout and b"says more" not in done.stdout, done
+    done = mx.run("setup", "--adopt", "home")
+    assert done.returncode == 0, done
+    assert f"lies in {mx.spool}/quarantine/ledger/home: a new one is begun".encode() in done.stdout
+    assert b"2 transactions to be sent again" in done.stdout
+    assert home.run("call", "mx").returncode == 0
+    assert [row["state"] for row in mx.json("queue")] == ["custody"] * 2
+    assert (mx.run("check", "--files").returncode, mx.run("status").returncode) == (0, 0)
+
+
 @pytest.mark.skipif(not is_root(), reason="needs root")
 def test_a_file_of_root_in_the_spool_does_not_end_the_check(open_path):
     login_account()

@@ -139,14 +139,14 @@ def test_a_damaged_schema_says_so(spool: Spool, ledger: Ledger) -> None:
         octets = octets.replace(b"tablefactfact", b"tablefac\xd8fact")  # which SQLite quotes
         file.seek(0)
         file.write(octets)
-    with pytest.raises(SpoolError, match="cannot be used"):
+    with pytest.raises(SpoolError, match=r"is damaged: .*setup --adopt"):
         Ledger(spool, PEER)
 
 
 def test_what_is_no_ledger_says_so(spool: Spool) -> None:
     with open(f"{spool.root}/ledger/{PEER}", "wb") as file:
         file.write(b"not a database" * 1000)
-    with pytest.raises(SpoolError, match=r"ledger .* cannot be used"):
+    with pytest.raises(SpoolError, match=r"ledger .* is damaged: .*setup --adopt"):
         Ledger(spool, PEER)
 
 
