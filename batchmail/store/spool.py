@@ -63,7 +63,8 @@ class Spool:
 
     def peers(self) -> list[str]:
         """The peers that have a place in the spool."""
-        return sorted(name for name in os.listdir(f"{self.root}/out") if is_peer(name))
+        with os.scandir(f"{self.root}/out") as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and is_peer(entry.name))
 
 
 def become_owner(root: str, with_groups: bool = True) -> None:
