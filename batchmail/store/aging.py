@@ -43,10 +43,13 @@ class Aging:
         """Those whose lifetime is over while the far side cannot have them."""
         return self._aged("state = 'sealed' AND whole_ms IS NULL AND expire_ms < ? LIMIT ?", now_ms, most)
 
-    def unheard(self, expired_before_ms: int, most: int) -> list[Aged]:
-        """Those that the far side has, or may have, and whose lifetime was over before a time."""
+    def unheard(self, before_ms: int, most: int) -> list[Aged]:
+        """Those that the far side has, or may have, since before a time, and whose lifetime was over then."""
         return self._aged(
-            "(state = 'custody' OR whole_ms IS NOT NULL) AND expire_ms < ? LIMIT ?", expired_before_ms, most
+            "(state = 'custody' OR whole_ms IS NOT NULL) AND expire_ms < ?1"
+            " AND COALESCE(custody_ms, whole_ms) < ?1 LIMIT ?2",
+            before_ms,
+            most,
         )
 
     def find(self, identifier: str) -> Aged | None:

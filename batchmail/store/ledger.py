@@ -263,7 +263,8 @@ class Ledger:
         rate (octets per second), window (octets under way), stopped (why nothing is sent), target_down (why nothing
         is taken here), unread (what came and the last pass could not read), peer_note (what the other side says);
         forgotten_ms (see `store.received`);
-        clock (why ours is not believed), clock_latest_ms, clock_apart_h (see `flow.clock`); on_hold (it gets no mail),
+        clock (why ours is not believed), clock_latest_ms, clock_apart_h, clock_anew_ms (see `flow.clock`);
+        on_hold (it gets no mail),
         told_until.PRIORITY (up to which arrival delays were looked for), voided.STREAM.SEQ (see `store.voided`),
         pruned_ms (when history was last looked through for what may be forgotten),
         summary_ms (of the last to the postmaster), recipients_* (see `flow.recipients`).

@@ -206,6 +206,11 @@ class Received:
         query = "SELECT n, action, code, status, text, mta, time_ms FROM in_rcpt WHERE id = ? AND action = ?"
         return {row[0]: Outcome(*row) for row in self._ledger.rows(query, identifier, DELAYED)}
 
+    def outlive(self, time_ms: int) -> None:
+        """What is to be replayed does not expire before a time: a wrong clock may have said when it does."""
+        with self._ledger.transaction():
+            self._db.execute("UPDATE in_tx SET expire_ms = ?1 WHERE state <> 'done' AND expire_ms < ?1", (time_ms,))
+
     def before_dot(self, identifier: str) -> bool:
         """The final dot is about to be written: synced first, so that a lost reply is known to be in doubt.
 

@@ -55,6 +55,49 @@ def test_nothing_expires_by_a_clock_that_is_far_from_the_other_sides(pair: Pair)
     assert pair.mx.dropped() == {}, "a notice was sent"
 
 
+@pytest.mark.parametrize("behind_ms", [40 * DAY_MS, 0], ids=["seen to be behind", "goes on from where it ended"])
+def test_what_was_accepted_before_the_clock_was_right_is_not_as_old_as_it_looks(pair: Pair, behind_ms: int) -> None:
+    """A machine without a clock of its own has an old time, or none, until the network tells it."""
+    pair.mx.run()
+    now_ms = NOW_MS + 40 * DAY_MS
+    pair.mx.clock.now_ms -= behind_ms
+    pair.mx.run()
+    (identifier,) = pair.mx.accept(*messages(1))
+    pair.mx.run()
+    pair.mx.clock.now_ms = pair.home.clock.now_ms = now_ms
+    pair.mx.run()
+    assert "wrong before" in doubt(pair.mx)
+    assert (pair.mx.waiting(), pair.mx.dropped()) == ([identifier], {})
+    pair.call()
+    pair.mx.run()
+    assert (doubt(pair.mx), pair.mx.waiting()) == ("", [])
+    assert b"Action: failed" not in b"".join(pair.mx.dropped().values())
+
+
+def test_who_looks_every_third_day_ends_what_is_over(pair: Pair) -> None:
+    pair.mx.run()
+    pair.mx.accept(*messages(1))
+    for _ in range(14):
+        pair.mx.clock.now_ms += 3 * DAY_MS
+        pair.mx.run()
+    assert pair.mx.waiting() == []
+    assert len(pair.mx.dropped()) > 0
+
+
+def test_what_came_while_the_clock_here_was_behind_is_tried_for_a_day(pair: Pair) -> None:
+    pair.home.clock.now_ms -= 40 * DAY_MS
+    pair.mx.accept(*messages(1))
+    blocked = pair.home._replace(
+        context=pair.home.context._replace(peer=pair.home.context.peer._replace(target="smtp://127.0.0.1:1"))
+    )
+    Pair(pair.mx, blocked).call()
+    pair.home.clock.now_ms += 40 * DAY_MS
+    Pair(pair.mx, blocked).call()
+    with contextlib.closing(pair.home.context.open_ledger()) as ledger:
+        [(expire_ms,)] = ledger.rows("SELECT expire_ms FROM in_tx")
+    assert expire_ms >= pair.home.clock.now_ms + DAY_MS
+
+
 def test_a_clock_that_went_back_is_told_and_mail_goes_on(pair: Pair) -> None:
     pair.call()
     pair.mx.run()
