@@ -149,10 +149,10 @@ def _connect_by(peer: Peer, way: str, opening: bytes, dialing: Dialing | None) -
 
 
 def _joined(problems: list[BatchmailError], peer: str) -> BatchmailError:
-    """What each way came to, as one error; where a key was refused a person has to act."""
+    """What each way came to, as one error; a person has to act where a key was refused on all of them."""
     if not problems:
         return ConfigError(f"peers.{peer} has no call entry: it calls us")
-    kind = KeyRefused if any(isinstance(error, KeyRefused) for error in problems) else LineError
+    kind = KeyRefused if all(isinstance(error, KeyRefused) for error in problems) else LineError
     said = dict.fromkeys(name_peer(str(error), peer) for error in problems)  # what logs in does not know its name
     return kind("; ".join(said))
 
