@@ -152,9 +152,9 @@ def test_what_is_in_a_batch_without_a_row_does_not_end_here(tmp_path: object, mo
         patch.setattr(Sent, "seal", lambda *_: (_ for _ in ()).throw(Kill))
         with pytest.raises(Kill):
             seal(pair.mx)
-    pair.mx.clock.now_ms += 31 * DAY_MS
-    pair.mx.run()
-    pair.mx.run()
+    for days in (31, 1):  # the clock leaps, and a day later it is believed
+        pair.mx.clock.now_ms += days * DAY_MS
+        pair.mx.run()
     is_told = any(b"Action: failed" in text for text in pair.mx.dropped().values())
     pair.call()
     assert is_told
