@@ -17,12 +17,13 @@ from itertools import islice
 from typing import NamedTuple
 
 from batchmail.core import dsn
-from batchmail.core.entry import PRIORITIES
+from batchmail.core.entry import PRIORITIES, Entry
 from batchmail.core.errors import BatchmailError, SpoolError
 from batchmail.core.names import time_of_id
 from batchmail.core.outcome import DELAYED, FAILED, WITHDRAWN, Outcome
 from batchmail.core.report import Reported
 from batchmail.core.request import WITHDRAW, Request
+from batchmail.core.schedule import Span
 from batchmail.flow.context import Context
 from batchmail.flow.notify import Teller
 from batchmail.flow.overdue import Overdue
@@ -96,11 +97,25 @@ class Expirer:
                 for number in {one.number for one in self._aging.expired(self._context.now_ms(), _MOST)}:
                     done += self._try(partial(self._planner.unseal, number), number.file_name)
                 for waiting in self._expired_here():
-                    if not self._try(partial(self._planner.end, waiting, _EXPIRED, self._why_expired()), waiting.path):
+                    if not self._try(partial(self._end, waiting), waiting.path):
                         self._set_aside(waiting)
                     done += 1
             if not done:
                 return
+
+    def _end(self, waiting: Waiting) -> None:
+        entry, _ = read_entry(waiting)
+        if self._has_time(entry, self._context.peer.lifetime):
+            self._shelf.release(waiting)
+        else:
+            self._planner.end(waiting, _EXPIRED, self._why_expired())
+
+    def _has_time(self, entry: Entry, spans: Span) -> bool:
+        """Whether it is not over by its own priority, only where it waits: with the most urgent of its input.
+
+        Then it goes to its equals, where nobody looks at it before its time.
+        """
+        return time_of_id(entry.id) + spans.at(entry.priority) > self._context.now_ms()
 
     def _try(self, act: Callable[[], object], name: str) -> bool:
         """What is damaged holds up nothing else: it stays for the operator."""
@@ -219,6 +234,11 @@ class Expirer:
             return False
         with suppress(FileNotFoundError):  # it went with a call just now
             entry, read = read_entry(waiting)
+            if self._has_time(entry, self._context.peer.delay_notice):
+                with line_of(self._context) as ours:
+                    if ours:
+                        self._shelf.release(waiting)
+                return ours
             with Transaction(read(), self._context.spool.tmp) as original:
                 outcomes = [self._not_connected(n) for n in self._sent.open_outcomes(entry.id, entry.recipients)]
                 noticed = self._teller.tell(

@@ -2,16 +2,21 @@
 
 import pytest
 
+from batchmail.core.envelope import Envelope, Parameter, Recipient
+from batchmail.core.names import make_id
 from batchmail.core.outcome import DELAYED, Outcome
 from batchmail.core.report import Reported
 from batchmail.core.schedule import Span
 from batchmail.core.settings import DAY_MS
+from batchmail.flow.accept import Intake, Origin
 from batchmail.flow.settle import Settler
 from batchmail.flow.tidy import tidy
 from batchmail.store import reader
 from batchmail.store.deadlines import Deadline, Deadlines
 from batchmail.store.plans import HOLD, REMOVE, REQUEUE, Plan, Plans
 from batchmail.store.sent import Sent
+from batchmail.store.spool import Door
+from batchmail.store.waiting import WaitingRoom
 from tests.crash import test_steps as steps
 from tests.crash.test_plans import plan
 from tests.disks import unreadable
@@ -80,6 +85,26 @@ def test_nobody_tries_longer_than_the_sender_asked_for(pair: Pair) -> None:
     pass_days(pair.mx, 3.5)
     (letter,) = notices(pair.mx)
     assert fields(letter)[1]["will-retry-until"] == fields(letter)[0]["deliver-by-date"]
+
+
+@pytest.mark.parametrize("urgent_notice_days", [1, 3])
+def test_what_came_in_with_an_urgent_one_has_its_own_time(tmp_path: object, urgent_notice_days: int) -> None:
+    """They wait together, by the most urgent of their input."""
+    lifetime = Span(10 * DAY_MS, ((5, 2 * DAY_MS),))
+    notice = Span(3 * DAY_MS, ((5, urgent_notice_days * DAY_MS),))
+    site = pair_of(tmp_path, lifetime=lifetime, delay_notice=notice).mx
+    door = Door("home", "mx.example", 1 << 30, 0, "normalize")
+    intake = Intake(site.spool, door, Origin(), make_id(NOW_MS, bytes(10)), NOW_MS)
+    for parameters in ((), (Parameter(b"MT-PRIORITY", b"6"),)):
+        intake.begin(Envelope(b"s@mx.example", parameters, (Recipient(b"r@home.example"),)), b"\r\n")
+        intake.content(b"Subject: x\r\n\r\nx\r\n")
+        intake.end()
+    intake.commit()
+    of_urgent = [(1.5, "delayed")] if urgent_notice_days == 1 else []
+    assert pass_days(site, 3) == [*of_urgent, (2.5, "failed")]
+    (left,) = WaitingRoom(site.spool, "home").scan()
+    assert left.urgency == "09"
+    assert pass_days(site, 9) == [(3.5, "delayed"), (10.5, "failed")]
 
 
 @pytest.mark.parametrize("is_sealed", [True, False])
