@@ -12,6 +12,8 @@ from batchmail.core.errors import BatchmailError
 from batchmail.flow import clock
 from batchmail.flow.tidy import tidy
 from batchmail.flow.work import Busy
+from batchmail.store.notices import Notices
+from batchmail.store.owed import Owed
 from batchmail.store.sent import Sent
 from tests.crash.world import Mail, Offer, World, new_world
 from tests.sites import NOW_MS, Clock, Mailbox, Pair, make_site, messages
@@ -164,6 +166,35 @@ def test_nothing_is_pruned_by_a_clock_that_is_not_believed(pair: Pair) -> None:
     pair.mx.run()
     tidy(pair.mx.context, ledger)
     assert Sent(ledger).settled_ids(ids) == set()
+    ledger.close()
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_no_notice_is_given_up_by_a_clock_that_is_not_believed(tmp_path: object, is_readable: bool) -> None:
+    for name, status in (("later", 75), ("never", 67)):
+        with open(f"{tmp_path}/{name}", "w", encoding="ascii", opener=lambda path, f: os.open(path, f, 0o755)) as file:
+            file.write(f"#!/bin/sh\nexit {status}\n")
+    mx = make_site(f"{tmp_path}/mx", "mx.example", "home", Clock(), target=f"rmail:{tmp_path}/later")
+    home = make_site(f"{tmp_path}/home", "home.example", "mx", Clock(), target=f"rmail:{tmp_path}/never")
+    mx.accept(*messages(1))
+    Pair(mx, home).call()
+    mx.run()
+    ledger = mx.context.open_ledger()
+    notices = Notices(mx.spool, "home")
+    (identifier,) = Owed(ledger).ids()
+    if not is_readable:
+        with open(notices.path(identifier), "wb"):
+            pass
+    mx.clock.now_ms += 365 * DAY_MS
+    Pair(mx, home).call()
+    mx.run()
+    assert "hours ahead" in doubt(mx)
+    assert ledger.rows("SELECT state, attempts FROM notice") == [("owed", 2)]
+    home.clock.now_ms = mx.clock.now_ms  # it was right
+    Pair(mx, home).call()
+    mx.clock.now_ms += DAY_MS
+    mx.run()
+    assert ledger.rows("SELECT state FROM notice WHERE id = ?", identifier) != [("owed",)]
     ledger.close()
 
 

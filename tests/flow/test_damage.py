@@ -259,6 +259,7 @@ def test_a_notice_that_nobody_mends_is_given_up_after_its_lifetime(pair: Pair, h
     assert (len(pair.mx.outbox()), pair.mx.dropped()) == (1, {}), "somebody may mend it"
     pair.mx.clock.now_ms += pair.mx.context.peer.lifetime_ms  # of both: they share it
     for _ in range(2):
+        pair.call()  # and find the clocks together
         pair.mx.run()
     (letter,) = pair.mx.dropped().values()
     assert b"RCPT TO:<postmaster@mx.example>" in letter and b"its file was damaged" in letter
