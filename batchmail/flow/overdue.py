@@ -124,7 +124,7 @@ class Overdue:
     def _tell_sealed(self, marked: Marked, place: Place) -> bool:
         one = self._aging.find(marked.id)
         if one is None:
-            return True
+            return False  # its batch is to be sealed anew, or its notice handed over
         said: dict[int, str] = {}
         for number, outcome in self._sent.open_outcomes(one.id, one.recipients).items():
             if outcome is None and not _is_ours(place):

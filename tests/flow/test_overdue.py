@@ -6,11 +6,15 @@ from contextlib import closing
 
 import pytest
 
+from batchmail.core.outcome import DELAYED, Outcome
+from batchmail.core.report import Reported
 from batchmail.core.schedule import Span
 from batchmail.core.settings import DAY_MS
 from batchmail.flow import clock
+from batchmail.flow.settle import Settler
 from batchmail.store.deadlines import Deadline, Deadlines
 from batchmail.store.plans import HOLD, MOVE, REQUEUE, Plan, Plans
+from batchmail.store.streams import begin_new_stream
 from tests.crash import test_steps as steps
 from tests.fake_smtp import END, FakeSmtp, Script
 from tests.flow.test_expire import HOUR_MS, fields, notices, told
@@ -101,6 +105,24 @@ def test_of_what_goes_on_a_delay_is_told_once(pair: Pair, before: Callable[[Pair
     assert who(pair.mx) == delayed
     (text_there,) = pair.home.dropped().values()
     assert b"BY=-691200;N\r\n" in text_there
+
+
+def test_the_time_of_what_is_sent_again_is_not_forgotten(pair: Pair) -> None:
+    """A pass comes between `resend` and the call that seals it anew, and the far side tells that it waits there."""
+    (identifier,) = pair.mx.accept(*messages(1), sender=f"{S} BY=3600;N")
+    seal(pair)
+    ledger = pair.mx.context.open_ledger()
+    begin_new_stream(ledger)
+    after(pair.mx, 3600)
+    assert (told(pair.mx), len(marks(pair.mx))) == ([], 1)
+    seal(pair)
+    outcome = Outcome(0, DELAYED, 450, "4.2.1", b"4.2.1 mailbox full", b"mta.example", NOW_MS)
+    Settler(pair.mx.context, ledger, steps.CountingTarget()).take([Reported(identifier, outcome, False)], "a report")
+    ledger.close()
+    after(pair.mx, 1)
+    assert told(pair.mx) == [("delayed", "4.4.7")]
+    after(pair.mx, 1)
+    assert marks(pair.mx) == []
 
 
 def test_a_delay_that_was_told_before_is_another(pair: Pair) -> None:
