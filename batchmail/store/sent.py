@@ -69,7 +69,8 @@ class Sent:
                 "INSERT INTO out_tx (id, stream, seq, arrival_ms, recipients, open, priority, expire_ms)"
                 " VALUES (?1,?2,?3,?4,?5,"
                 " ?5 - (SELECT COUNT(*) FROM out_rcpt WHERE id = ?1 AND action <> 'delayed'),?6,?7)"
-                " ON CONFLICT (id) DO UPDATE SET stream = excluded.stream, seq = excluded.seq WHERE settled_ms IS NULL",
+                " ON CONFLICT (id) DO UPDATE SET stream = excluded.stream, seq = excluded.seq,"
+                " expire_ms = COALESCE(expire_ms, excluded.expire_ms) WHERE settled_ms IS NULL",  # older ones had none
                 (
                     (
                         *(i.entry.id, number.stream, number.seq, i.entry.arrival_ms),

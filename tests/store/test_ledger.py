@@ -370,6 +370,16 @@ def test_cuts_are_counted_for_one_sealing(sent: Sent) -> None:
     assert sent.files("sealed")[0].cuts == 0
 
 
+def test_what_an_older_version_sealed_has_a_lifetime_once_it_is_sealed_anew(sent: Sent, ledger: Ledger) -> None:
+    for n in (1, 2):
+        sent.seal(sent.reserve(BATCH, NOW), "ab" * 32, 1, items(n))
+    expire_ms = items(1)[0].entry.arrival_ms + items(1)[0].lifetime_ms
+    ledger.rows("UPDATE out_tx SET expire_ms = NULL WHERE id = ?", ident(1))
+    ledger.rows("UPDATE out_tx SET expire_ms = 5 WHERE id = ?", ident(2))
+    sent.seal(sent.reserve(BATCH, NOW), "ab" * 32, 1, items(1, 2))
+    assert ledger.rows("SELECT expire_ms FROM out_tx ORDER BY id") == [(expire_ms,), (5,)]
+
+
 def test_what_was_settled_long_ago_is_forgotten(sent: Sent, ledger: Ledger) -> None:
     sealed(sent, 1, 2)
     settle(sent, reported(1, action="failed"), notices={(ident(1), 0): "N1"})
