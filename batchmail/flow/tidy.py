@@ -33,6 +33,7 @@ def _prune(context: Context, ledger: Ledger) -> None:
     for table in (Sent(ledger), Received(ledger), Requests(ledger), Wishes(ledger), Plans(ledger)):
         table.prune(now_ms - remember_ms)
     Aliases(ledger).prune()
-    longest_ms = context.peer.lifetime_ms + context.peer.give_up_ms  # one that is still on its way is told once
-    Sent(ledger).forget_told(now_ms - max(remember_ms, longest_ms))
+    longest_ms = max(remember_ms, context.peer.lifetime_ms + context.peer.give_up_ms)
+    Sent(ledger).forget_told(now_ms - longest_ms)  # one that is still on its way is told once
+    Wishes(ledger).forget_withdrawn(now_ms - longest_ms)  # and does not come after all
     ledger.set_fact("pruned_ms", str(now_ms))

@@ -169,4 +169,8 @@ class Wishes:
         """Forget those whose answer the peer has known since before a time."""
         with self._ledger.transaction():
             self._db.execute("DELETE FROM wish WHERE acknowledged_ms < ?", (before_ms,))
+
+    def forget_withdrawn(self, before_ms: int) -> None:
+        """Nothing comes any more that was withdrawn before a time."""
+        with self._ledger.transaction():
             self._db.execute("DELETE FROM withdrawn WHERE time_ms < ?", (before_ms,))

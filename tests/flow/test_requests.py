@@ -1,6 +1,7 @@
 """Requests between two sites: carried, done once whatever is cut or stopped, answered; old peers are spared."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ from batchmail.core import request as core
 from batchmail.core.jsontext import Fields
 from batchmail.core.outcome import WITHDRAWN
 from batchmail.core.request import WITHDRAW, Answer, Request
+from batchmail.core.schedule import Span
+from batchmail.core.settings import DAY_MS
 from batchmail.flow import requests, seal
 from batchmail.flow.context import Context
 from batchmail.flow.requests import Desk
 from batchmail.flow.seal import Sealer
+from batchmail.flow.tidy import tidy
 from batchmail.store.ledger import Ledger
 from batchmail.store.plans import HOLD, REMOVE, Plan, Plans
 from batchmail.store.received import Received
@@ -248,3 +252,14 @@ def test_what_comes_back_in_several_reports_is_written_anew_whole(pair: Pair, mo
     texts = [Path(held, name).read_text() for name in os.listdir(held)]
     found = sorted(line for text in texts for line in text.splitlines() if line.startswith("RCPT"))
     assert found == [f"RCPT TO:<{one}@home.example>" for one in "abc"]
+
+
+def test_what_is_withdrawn_before_it_comes_is_remembered_as_long_as_it_may(tmp_path: object) -> None:
+    """Its batch may wait for longer than `remember`, as where a person holds the peer."""
+    site = make_pair(tmp_path, lifetime=Span(30 * DAY_MS), give_up_ms=20 * DAY_MS, remember_ms=5 * DAY_MS).home
+    with closing(site.context.open_ledger()) as ledger:
+        Received(ledger).withdraw("01KAHQ8M5P0123456789ABCDEF", site.clock.now_ms)
+        for days, left in ((49, 1), (2, 0)):
+            site.clock.now_ms += days * DAY_MS
+            tidy(site.context, ledger)
+            assert ledger.rows("SELECT COUNT(*) FROM withdrawn") == [(left,)]
