@@ -72,9 +72,13 @@ class Departures:
         return Sending(file, path, encoding, encoded, self._resume_at(file, path, encoding, encoded))
 
     def falls_back(self, number: Number) -> bool:
-        """A file was refused for now: whether it is to be sent as it lies in the outbox, as all are from here on."""
-        if self._plain or number[:2] not in self._encoded:
+        """A file was refused for now: whether it is to be sent as it lies in the outbox, as all are from here on.
+
+        Others may be encoded already: where many are queued, what they name is gone there by the time that they come.
+        """
+        if number[:2] not in self._encoded:
             return False
+        self._encoded.remove(number[:2])
         self._plain = True
         return True
 

@@ -9,6 +9,7 @@ from batchmail.proto.frames import Open
 from batchmail.store import batchfile
 from batchmail.store.boxes import ENCODING
 from batchmail.store.remembered import Remembered
+from tests.crash import test_steps as steps
 from tests.sites import Mailbox, Pair, make_pair, messages, payload
 
 # Three messages that hardly compress alone, each with much of the one before.
@@ -108,6 +109,18 @@ def test_what_cannot_be_restored_comes_as_it_is_in_the_same_call(
     assert delivered(pair) == sorted([FIRST, SECOND])
     assert encodings(opens)["batch"] == {True, False}
     assert pair.mx.outbox() == pair.home.inbox() == pair.home.partial() == []
+
+
+def test_so_does_each_that_was_queued_behind_it(pair: Pair, opens: list[Open], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = batchfile.encode
+    monkeypatch.setattr(batchfile, "encode", lambda *args: real(*args)[:-3] + b"odd")  # type: ignore[index]
+    for message in (SECOND, THIRD):
+        pair.mx.accept(message)
+        steps.seal(pair.mx)
+    at_mx, at_home = pair.call()
+    assert (at_mx.error, at_home.error) == (None, None)
+    assert delivered(pair) == sorted([FIRST, SECOND, THIRD])
+    assert encodings(opens)["batch"] == {True, False}
 
 
 @pytest.mark.parametrize("levels", [(12,), (19, 3)])
