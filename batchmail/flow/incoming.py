@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from batchmail.core import report, request
-from batchmail.core.errors import BatchmailError, PeerError
+from batchmail.core.errors import BatchmailError, PeerError, SpoolError
 from batchmail.core.manifest import Head, Item
 from batchmail.core.numbered import ANSWER, BATCH, REPORT, REQUEST, VOID, Number
 from batchmail.flow import clock
@@ -32,6 +32,7 @@ from batchmail.wire import maillog
 _SLACK_OCTETS = 1 << 20  # manifest and envelope of one transaction, above its content
 _ALLOWANCE_OCTETS = 16 << 20  # of small files beyond the quota
 _SMALL_OCTETS = 1 << 20  # reports, requests and answers, which are taken below the reserve too
+_OUTCOME_OCTETS = 256  # of a recipient in the ledger
 _MAX_WISHES = 100_000  # requests of the peer that are remembered
 
 
@@ -55,6 +56,7 @@ class Arrivals:
         self._jobs: queue.SimpleQueue[Incoming | None] = queue.SimpleQueue()
         self._checking: set[tuple[str, int]] = set()
         self._thread = threading.Thread(target=self._work, name="batchmail-custody", daemon=True)
+        self._recipients: int | None = None  # of all that is not done; for the custody thread
         self._far_site = ""
         self._ahead_ms = 0
         self.octets = 0  # of data in this call
@@ -116,12 +118,16 @@ class Arrivals:
         )
 
     def limits(self) -> Limits:
-        most = self._context.peer.max_message_octets + _SLACK_OCTETS
-        return Limits(most, most, max(0, self._room_octets()))
+        return Limits(self._largest_octets, self._largest_octets, max(0, self._room_octets()))
+
+    @property
+    def _largest_octets(self) -> int:
+        return self._context.peer.max_message_octets + _SLACK_OCTETS
 
     def _room_octets(self) -> int:
-        free = free_octets(self._context.spool.root) - self._context.site.reserve_octets
-        return min(free, self._context.peer.quota_octets - self._inbox.octets())
+        free, quota = free_octets(self._context.spool.root), self._context.peer.quota_octets
+        in_ledger = quota + _ALLOWANCE_OCTETS - self._ledger.octets()
+        return min(free - self._context.site.reserve_octets, quota - self._inbox.octets(), in_ledger)
 
     def greet(self, hello: Hello) -> None:
         """The peer's HELLO has come; its files may."""
@@ -172,7 +178,7 @@ class Arrivals:
         if event.encoding != ENCODING and not is_word(event.encoding):
             return Refuse(*number[:2], False, f"encoding {event.encoding} is not known here")
         is_large = number.kind == BATCH and event.encoding == ENCODING
-        if event.octets > (self.limits().file_octets if is_large else _SMALL_OCTETS):
+        if event.octets > (self._largest_octets if is_large else _SMALL_OCTETS):
             return Refuse(*number[:2], True, f"{event.octets} octets are more than is taken here")
         coming = sum(other.expected_octets - other.octets for other in self._coming.values())
         if number.kind != BATCH and self._inbox.octets() > self._context.peer.quota_octets + _ALLOWANCE_OCTETS:
@@ -230,7 +236,7 @@ class Arrivals:
             del self._manifest_octets[key]
 
     def _judge_manifest(self, number: Number, head: Head, items: list[Item]) -> None:
-        me, largest = self._context.site.name, self.limits().transaction_octets
+        me, largest = self._context.site.name, self._largest_octets
         if (head.stream, head.seq) != number[:2]:
             raise PeerError(f"the batch sent as {number.file_name} says it is {head.stream}.{head.seq}")
         if (head.origin, head.destination) != (self._far_site, me):
@@ -318,6 +324,7 @@ class Arrivals:
         try:
             if number.kind == BATCH:
                 check_room(self._context.spool.root, self._context.site.reserve_octets)
+                self._check_quota(ledger, items)
             take()
             self._custody(ledger, number, identity, items, self._ahead_ms)
         except PeerError as error:  # what it says of a transaction contradicts what came before
@@ -334,6 +341,16 @@ class Arrivals:
             self.text_octets += head.text_octets
         maillog.custody(number.file_name, peer, incoming.octets)
         return Custody(*number[:2])
+
+    def _check_quota(self, ledger: Ledger, items: list[Item]) -> None:
+        """What becomes of a batch in the ledger is not told by its octets: a few name thousands of recipients."""
+        new = sum(item.entry.recipients for item in items)
+        room_octets = self._context.peer.quota_octets + _ALLOWANCE_OCTETS - ledger.octets()
+        if self._recipients is None or self._recipients + new > room_octets // _OUTCOME_OCTETS:  # some are done since
+            self._recipients = Received(ledger).count_recipients()
+        self._recipients += new
+        if self._recipients > room_octets // _OUTCOME_OCTETS:
+            raise SpoolError(f"{self._recipients} recipients, and what the ledger remembers, are more than the quota")
 
     def _custody(self, ledger: Ledger, number: Number, identity: str, items: list[Item], ahead_ms: int) -> None:
         """The rows of a file that lies in the inbox, and its text for those that come after it."""

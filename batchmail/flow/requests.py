@@ -42,6 +42,8 @@ _WITHDRAWN = {
     core.MISSING: "it has not come here; if it does, it is not delivered",
 }
 
+_MOST_AUDITS = 200  # whose answers wait here, of up to 60 kB each; an audit asks for some 60 at most
+
 Kind = Callable[[Context, Ledger, Request], Answer]
 Answered = Callable[[Context, Ledger, Request, Answer], None]
 
@@ -76,9 +78,14 @@ class Desk:
 
     def _carry_out(self, number: Number, lines: Iterable[bytes]) -> None:
         wishes = Wishes(self._ledger)
+        audits = wishes.count(core.AUDIT)
         for request in core.read_requests(number, lines):
             if not wishes.repeat(request.id):
-                answer = self._answer(request)
+                if request.kind == core.AUDIT and audits >= _MOST_AUDITS:
+                    answer = Answer(request.id, core.REFUSED, "too many earlier answers have not been taken yet")
+                else:
+                    answer = self._answer(request)
+                audits += request.kind == core.AUDIT
                 wishes.done(request, answer, self._context.now_ms())
                 maillog.request(request.id, self._context.peer.name, request.kind, answer.verdict, answer.text)
 

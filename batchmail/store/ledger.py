@@ -256,6 +256,13 @@ class Ledger:
             f" twice): batchmail setup --adopt {self._peer}"
         )
 
+    def octets(self) -> int:
+        """What its rows take; what is free in its file is not counted."""
+        pages, free, size = (
+            int(self.rows(f"PRAGMA {name}")[0][0]) for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * size
+
     def fact(self, name: str) -> str | None:
         """A fact about the peer as a whole.
 

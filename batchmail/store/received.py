@@ -179,6 +179,11 @@ class Received:
         found = self._ledger.rows("SELECT count(*) FROM in_tx WHERE state <> 'done' AND next_ms <= ?", now_ms)
         return int(found[0][0])
 
+    def count_recipients(self) -> int:
+        """Of all transactions that are not done: so many outcomes may come at most."""
+        rows = self._ledger.rows("SELECT SUM(recipients) FROM in_tx WHERE state <> 'done' AND next_ms >= 0")
+        return int(rows[0][0] or 0)
+
     def due_batches(self, now_ms: int) -> list[Number]:
         """The batches that hold transactions to be replayed now."""
         rows = self._ledger.rows(

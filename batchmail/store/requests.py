@@ -5,7 +5,8 @@
        +       +         -         on its way, or being done    +      +          -            answer on its way
        +       ?         +         answered                     +      +          +            the peer knows
 
-Both are remembered for a while; an ID that is known is never done twice.
+Both are remembered for a while; an ID that is known is never done twice.  A wish
+of the kind "audit", which changes nothing, only until the peer knows the answer.
 """
 
 from collections.abc import Iterable
@@ -131,9 +132,9 @@ class Wishes:
         self._ledger = ledger
         self._db = ledger.database
 
-    def count(self) -> int:
-        """How many are remembered."""
-        return int(self._ledger.rows("SELECT COUNT(*) FROM wish")[0][0])
+    def count(self, kind: str = "") -> int:
+        """How many are remembered, of a kind or of all."""
+        return int(self._ledger.rows("SELECT COUNT(*) FROM wish WHERE ? IN ('', kind)", kind)[0][0])
 
     def repeat(self, identifier: str) -> bool:
         """Whether it was done before; the answer it had is then told once more."""

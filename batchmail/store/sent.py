@@ -14,6 +14,7 @@ from batchmail.core.manifest import Item
 from batchmail.core.numbered import VOID, Number
 from batchmail.core.outcome import FINAL, Outcome
 from batchmail.core.report import Reported
+from batchmail.core.request import AUDIT
 from batchmail.store import voided
 from batchmail.store.ledger import Ledger
 from batchmail.store.owed import POSTMASTER, Noticed, Untold, owe
@@ -139,6 +140,8 @@ class Sent:
                 (state, now_ms, *number[:2]),
             ).rowcount
             if changed and number.kind == "answer":
+                # What changed nothing may be done again, and its answer is long.
+                self._db.execute("DELETE FROM wish WHERE file = ? AND kind = ?", (number.file_name, AUDIT))
                 self._db.execute("UPDATE wish SET acknowledged_ms = ? WHERE file = ?", (now_ms, number.file_name))
             if not changed or number.kind != "report":
                 return []

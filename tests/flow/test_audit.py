@@ -6,8 +6,8 @@ import pytest
 
 from batchmail.core.errors import PeerError
 from batchmail.core.names import make_id
-from batchmail.core.request import AUDIT, DONE, Answer, Request
-from batchmail.flow import audit
+from batchmail.core.request import AUDIT, DONE, REFUSED, Answer, Request
+from batchmail.flow import audit, requests
 from batchmail.flow.audit import Result
 from batchmail.store.audit import RECEIVED, SENT
 from batchmail.store.received import Received
@@ -149,6 +149,24 @@ def test_many_are_compared_step_by_step(pair: Pair) -> None:
 def test_malformed_questions_are_refused(pair: Pair, payload: dict[str, object]) -> None:
     with closing(pair.mx.context.open_ledger()) as ledger, pytest.raises(PeerError):
         audit.answer(pair.mx.context, ledger, Request(AUDIT, make_id(1, bytes(10)), payload))
+
+
+def test_only_so_many_answers_wait_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are long, and what asks for them is short."""
+    monkeypatch.setattr(requests, "_MOST_AUDITS", 3)
+    pair.mx.accept(*messages(1))
+    pair.call()
+    for _ in range(2):
+        with closing(pair.mx.context.open_ledger()) as ledger:
+            ids = [pair.mx.context.new_id() for _ in range(5)]
+            for one in ids:
+                payload = {"audit": one, "way": "sent", "from": 0, "prefix": ""}
+                Requests(ledger).ask(Request(AUDIT, one, payload), pair.mx.clock.now_ms)
+        pair.call()
+        pair.mx.run()
+        with closing(pair.mx.context.open_ledger()) as ledger:
+            answers = [asked.answer for one in ids if (asked := Requests(ledger).find(one))]
+        assert sorted(one.verdict for one in answers if one) == [DONE] * 3 + [REFUSED] * 2
 
 
 def test_a_lying_answer_is_only_a_wrong_answer(pair: Pair) -> None:

@@ -523,6 +523,31 @@ def test_no_room_is_later_and_then_it_comes(tmp_path: object) -> None:
     assert arrived(pair.home) == sorted(down)
 
 
+def test_recipients_take_room_too(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few octets on the line name many, and the ledger keeps an outcome of each."""
+    monkeypatch.setattr(incoming, "_ALLOWANCE_OCTETS", 0)
+    pair = make_pair(tmp_path)
+    first, more = messages(1), messages(2, seed=1)
+    pair.mx.accept(*first)
+    ok(pair.call())
+    ledger = pair.home.context.open_ledger()
+    room = ledger.octets() + 32 * 1024
+    full = pair.home.context._replace(peer=pair.home.context.peer._replace(quota_octets=room))
+    narrow = pair._replace(home=pair.home._replace(context=full))
+    pair.mx.accept(more[0], rcpts=tuple(f"<r{n}@home.example>" for n in range(500)))
+    assert "cannot be stored here now" in str(narrow.call()[1].error)
+    assert arrived(pair.home) == first
+    ok(pair.call())
+    assert arrived(pair.home) == sorted([*first, more[0]])
+    assert ledger.octets() > room, "what it remembers is more than its quota"
+    ledger.close()
+    pair.mx.accept(more[1])
+    pair.home.accept(*messages(1, seed=2))
+    caller, answerer = narrow.call()
+    assert (caller.error, "no room" in str(answerer.error)) == (None, True)
+    assert arrived(pair.mx) == messages(1, seed=2)
+
+
 def test_mail_that_comes_behind_the_last_look_goes_too(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A door adds a file between the sealer's look, which finds nothing, and the question whether anything waits."""
     real, waits, late = Sealer.seal_batch, Sealer.has_waiting, list(messages(1))

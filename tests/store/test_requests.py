@@ -5,7 +5,7 @@ import pytest
 from batchmail.core.manifest import Item
 from batchmail.core.numbered import ANSWER, BATCH, REQUEST, Number
 from batchmail.core.outcome import WITHDRAWN, Outcome
-from batchmail.core.request import DONE, LATE, MISSING, WITHDRAW, Answer, Request
+from batchmail.core.request import AUDIT, DONE, LATE, MISSING, WITHDRAW, Answer, Request
 from batchmail.store.ledger import Ledger
 from batchmail.store.received import Received
 from batchmail.store.requests import Requests, Wishes
@@ -69,6 +69,19 @@ def test_a_wish_is_done_once_and_its_answer_is_kept_until_it_is_known(ledger: Le
     assert wishes.count() == 1
     sent.custody(number, NOW)
     wishes.prune(NOW + 1)
+    assert wishes.count() == 0
+
+
+def test_the_answer_to_an_audit_is_kept_until_it_is_known(ledger: Ledger) -> None:
+    wishes, sent = Wishes(ledger), Sent(ledger)
+    answer = Answer(ask().id, DONE, "", {"n": 1})
+    wishes.done(ask()._replace(kind=AUDIT), answer, NOW)
+    assert (wishes.count(AUDIT), wishes.count("withdraw"), wishes.count()) == (1, 0, 1)
+    number = sent.reserve(ANSWER, NOW)
+    wishes.carried(number, [answer])
+    sent.seal(number, "0" * 64, 1)
+    assert wishes.count(AUDIT) == 1
+    sent.custody(number, NOW)
     assert wishes.count() == 0
 
 
