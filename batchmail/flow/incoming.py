@@ -32,6 +32,7 @@ from batchmail.wire import maillog
 _SLACK_OCTETS = 1 << 20  # manifest and envelope of one transaction, above its content
 _ALLOWANCE_OCTETS = 16 << 20  # of small files beyond the quota
 _SMALL_OCTETS = 1 << 20  # reports, requests and answers, which are taken below the reserve too
+_LEDGER_OCTETS = 1 << 30  # of the ledger, where the quota is less: months of settled mail are no offence
 _OUTCOME_OCTETS = 256  # of a recipient in the ledger
 _MAX_WISHES = 100_000  # requests of the peer that are remembered
 
@@ -126,8 +127,11 @@ class Arrivals:
 
     def _room_octets(self) -> int:
         free, quota = free_octets(self._context.spool.root), self._context.peer.quota_octets
-        in_ledger = quota + _ALLOWANCE_OCTETS - self._ledger.octets()
-        return min(free - self._context.site.reserve_octets, quota - self._inbox.octets(), in_ledger)
+        reserve = self._context.site.reserve_octets
+        return min(free - reserve, quota - self._inbox.octets(), self._ledger_room_octets(self._ledger))
+
+    def _ledger_room_octets(self, ledger: Ledger) -> int:
+        return max(self._context.peer.quota_octets, _LEDGER_OCTETS) - ledger.octets()
 
     def greet(self, hello: Hello) -> None:
         """The peer's HELLO has come; its files may."""
@@ -345,12 +349,12 @@ class Arrivals:
     def _check_quota(self, ledger: Ledger, items: list[Item]) -> None:
         """What becomes of a batch in the ledger is not told by its octets: a few name thousands of recipients."""
         new = sum(item.entry.recipients for item in items)
-        room_octets = self._context.peer.quota_octets + _ALLOWANCE_OCTETS - ledger.octets()
+        room_octets = self._ledger_room_octets(ledger)
         if self._recipients is None or self._recipients + new > room_octets // _OUTCOME_OCTETS:  # some are done since
             self._recipients = Received(ledger).count_recipients()
         self._recipients += new
         if self._recipients > room_octets // _OUTCOME_OCTETS:
-            raise SpoolError(f"{self._recipients} recipients, and what the ledger remembers, are more than the quota")
+            raise SpoolError(f"{self._recipients} recipients, and what the ledger remembers, are more than fits")
 
     def _custody(self, ledger: Ledger, number: Number, identity: str, items: list[Item], ahead_ms: int) -> None:
         """The rows of a file that lies in the inbox, and its text for those that come after it."""

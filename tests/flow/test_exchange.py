@@ -525,7 +525,7 @@ def test_no_room_is_later_and_then_it_comes(tmp_path: object) -> None:
 
 def test_recipients_take_room_too(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few octets on the line name many, and the ledger keeps an outcome of each."""
-    monkeypatch.setattr(incoming, "_ALLOWANCE_OCTETS", 0)
+    monkeypatch.setattr(incoming, "_LEDGER_OCTETS", 0)
     pair = make_pair(tmp_path)
     first, more = messages(1), messages(2, seed=1)
     pair.mx.accept(*first)
