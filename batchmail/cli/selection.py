@@ -188,7 +188,7 @@ def _state(plan: Plan, peer: str) -> str:
         return plan.result
     if plan.request:
         return f"{peer} has it, or may have: it is asked in the next call, and batchmail show tells what came of it"
-    return "a call is going on: it is done when that has ended"
+    return "it is done when the call that is going on has ended; where none is, the mail log and check --files say why"
 
 
 def check_text(text: str) -> None:

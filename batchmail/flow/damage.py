@@ -86,12 +86,18 @@ class Damage:
             yield Finding(f"ledger of {self._context.peer.name}", problem)
 
     def _numbered(self, view: View) -> Iterator[Finding]:
-        for box in (self._outbox, self._inbox):
+        boxes: tuple[tuple[Outbox | Inbox, str], ...] = (
+            (self._outbox, "; batchmail check --repair seals anew what is intact of it"),
+            (self._inbox, f"; at {self._context.peer.name}, batchmail resend sends it again"),
+        )
+        for box, advice in boxes:
             for number in numbers_in(box):
                 self._counted()
                 problem = _numbered_problem(view, number, box.path(number))
                 if problem:
-                    yield _finding(box.path(number), problem, "", self._mend_of(box, number))
+                    yield _finding(
+                        box.path(number), problem, "" if self._repairer else advice, self._mend_of(box, number)
+                    )
 
     def _mend_of(self, box: Outbox | Inbox, number: Number) -> Mend | None:
         if self._repairer is None:
@@ -236,7 +242,7 @@ def _numbered_problem(view: View, number: Number, path: str) -> str:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     except BatchmailError as error:
-        return f"{error}; the other side can be asked to send it again, or has it"
+        return str(error)
     known = view.identity(number)
     return (
         "" if known in ("", identity) else "not the file that the ledger knows under its number: its identity differs"
