@@ -71,6 +71,8 @@ class Planner:
             with line_of(self._context) as ours:
                 if ours:
                     self.recover()
+                if ours and not start:
+                    self._drop_leftovers()
                 for plan in plans[start : start + AT_ONCE]:
                     if not stopped():
                         self._follow(plan, ours)
@@ -79,7 +81,7 @@ class Planner:
         """Bring in order what lay about when a crash came, or the disk failed.  Needs the line.
 
         What was about to end waits again, for nothing had been told of it, or is set aside where a plan wants more
-        of it; what was about to be moved is.  What has ended is not held as well.
+        of it; what was about to be moved is.
         """
         self._sealer.recover()  # what is in a batch of which no row tells yet does not end here
         ended = self._shelf.ended()
@@ -90,6 +92,9 @@ class Planner:
                     self._put_back(one)
                 except SpoolError as error:  # damaged: it stays for the operator, and holds up nothing else
                     maillog.trouble(self._context.peer.name, str(error))
+
+    def _drop_leftovers(self) -> None:
+        """What has ended is not held as well.  Once in a pass: there may be many."""
         held = list(self._room.scan_held())
         settled = self._sent.settled_ids([one.id for one in held])
         for one in held:
