@@ -17,6 +17,7 @@ from batchmail.cli.tables import (
     json_text,
     line_width,
     print_json,
+    reply_text,
     shorten,
 )
 from batchmail.core.envelope import Recipient
@@ -26,7 +27,6 @@ from batchmail.flow.overview import look_at
 from batchmail.flow.queue import Row, list_queue
 from batchmail.store.looks import Looks
 from batchmail.store.received import NEVER_MS
-from batchmail.wire.peer_text import printable
 
 _LIMIT = 1000
 _MOST = 1_000_000_000
@@ -184,10 +184,5 @@ class _HereRows(_Columns):
         self._line(row.peer, row.id, received.arrival_ms, row.size_octets, own, sender, to)
         if not row.is_read:
             click.echo("    its batch is gone or damaged: batchmail check --files says more")
-        for said in dict.fromkeys(_said(outcome.code, outcome.status, outcome.text) for _, outcome in row.delays):
+        for said in dict.fromkeys(reply_text(outcome) for _, outcome in row.delays):  # the same of several is said once
             click.echo(f"    {shorten(said, line_width() - 4)}")
-
-
-def _said(code: int, status: str, text: bytes) -> str:
-    """The same words of several recipients are printed once."""
-    return f"{f'{code} ' if code else ''}{status} " + " / ".join(printable(text).split("\n"))

@@ -7,7 +7,7 @@ from email.utils import formatdate
 import click
 
 from batchmail.cli import start
-from batchmail.cli.tables import address_text, age_text, end_with_reader, field_lines, json_text, print_json
+from batchmail.cli.tables import address_text, age_text, end_with_reader, field_lines, json_text, print_json, reply_text
 from batchmail.core.entry import Entry
 from batchmail.core.envelope import Parameters
 from batchmail.core.errors import BatchmailError, Permanent, UsageError
@@ -158,10 +158,8 @@ def _outcome_lines(told: Told | None) -> Iterator[str]:
     if told is None:
         return
     outcome = told.outcome
-    code = f"{outcome.code} " if outcome.code else ""
-    reply = " / ".join(printable(outcome.text).split("\n"))
     by = f", {printable(outcome.mta)}" if outcome.mta else ""
-    yield f"    {outcome.action}: {code}{outcome.status} {reply}"
+    yield f"    {outcome.action}: {reply_text(outcome)}"
     time = formatdate(outcome.time_ms / 1000, localtime=True)
     acknowledged = " and acknowledged" if told.acknowledged_ms else ""
     what = ("notice " if is_id(told.where) else "in report ") + told.where + acknowledged if told.where else ""

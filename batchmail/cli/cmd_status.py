@@ -96,6 +96,7 @@ def _summary(states: list[PeerState], troubles: list[tuple[str, Trouble]]) -> st
 
 def _row(state: PeerState, now_ms: int) -> tuple[object, ...]:
     oldest = age_text(now_ms - state.oldest_ms) if state.oldest_ms is not None else "-"
+    open_for = _open_for(state, now_ms)
     return (
         state.peer,
         _count(state),
@@ -105,12 +106,16 @@ def _row(state: PeerState, now_ms: int) -> tuple[object, ...]:
         state.sealed,
         state.custody,
         state.replay,
-        f"open for {age_text(now_ms - state.open_ms)}" if state.open_ms is not None else _last_call(state, now_ms),
+        f"open {open_for}" if open_for else _last_call(state, now_ms),
     )
 
 
 def _count(state: PeerState) -> str:
     return f"{state.waiting}{'+' if state.has_more else ''}"
+
+
+def _open_for(state: PeerState, now_ms: int) -> str:
+    return f"for {age_text(now_ms - state.open_ms)}" if state.open_ms is not None else ""
 
 
 def _last_call(state: PeerState, now_ms: int) -> str:
@@ -137,7 +142,7 @@ def _print_one(state: PeerState, now_ms: int) -> None:
         ("to replay", replay),
         ("notices owed", str(state.notices)),
         ("last contact", ago(state.contact_ms) or "never"),
-        ("call open", f"for {age_text(now_ms - state.open_ms)}" if state.open_ms is not None else ""),
+        ("call open", _open_for(state, now_ms)),
         ("last call", _last_call(state, now_ms)),
         ("it ended", state.call_text),
         ("next call", f"expected in {age_text(state.expected_ms - now_ms)}" if state.expected_ms is not None else ""),

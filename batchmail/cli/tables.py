@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import click
 
 from batchmail.core import jsontext
+from batchmail.core.outcome import Outcome
 from batchmail.wire.peer_text import printable
 
 
@@ -65,6 +66,12 @@ def line_width() -> int:
 def address_text(address: bytes) -> str:
     """An address for people; the null sender is <>."""
     return printable(address) or "<>"
+
+
+def reply_text(outcome: Outcome) -> str:
+    """What was said of a recipient, on one line."""
+    code = f"{outcome.code} " if outcome.code else ""
+    return f"{code}{outcome.status} " + " / ".join(printable(outcome.text).split("\n"))
 
 
 def age_text(milliseconds: int) -> str:
