@@ -12,7 +12,7 @@ from batchmail.core.envelope import Envelope, Recipient
 from batchmail.core.errors import BatchmailError
 from batchmail.core.outcome import DELAYED, FINAL, Outcome
 from batchmail.flow.context import Context
-from batchmail.flow.overview import read_envelope
+from batchmail.flow.transaction import read_envelope
 from batchmail.store import batchfile
 from batchmail.store.boxes import Inbox
 from batchmail.store.view import ReceivedTransaction, View, open_view

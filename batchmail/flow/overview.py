@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from typing import NamedTuple
 
-from batchmail.core import bsmtp
 from batchmail.core.entry import Entry
 from batchmail.core.envelope import Envelope
 from batchmail.core.errors import KeyRefused, Permanent, SpoolError
@@ -18,6 +17,7 @@ from batchmail.core.names import time_of_id
 from batchmail.core.numbered import BATCH, Number
 from batchmail.flow.context import Context
 from batchmail.flow.lists import Lists, look_at_lists, unlisted
+from batchmail.flow.transaction import read_envelope
 from batchmail.store import batchfile, quarantine
 from batchmail.store.boxes import Inbox, Outbox
 from batchmail.store.census import count
@@ -52,17 +52,6 @@ def numbers_in(box: Outbox | Inbox) -> list[Number]:
         return box.numbers()
     except FileNotFoundError:
         return []
-
-
-def read_envelope(text: Iterator[bytes]) -> Envelope:
-    """The envelope at the start of a transaction's text; no more of it is read."""
-    reader = bsmtp.Reader(b"\r\n")
-    for octets in text:
-        reader.receive(octets)
-        event = reader.next_event()
-        if isinstance(event, bsmtp.Start):
-            return event.envelope
-    raise SpoolError("a transaction's text holds no envelope")
 
 
 # -- how a peer is ----------------------------------------------------------------------------------------------

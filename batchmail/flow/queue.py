@@ -13,7 +13,8 @@ from batchmail.core.errors import BatchmailError, SpoolError
 from batchmail.core.names import time_of_id
 from batchmail.core.numbered import BATCH, Number
 from batchmail.flow.context import Context
-from batchmail.flow.overview import HELD, LOST, WAITING, Looker, numbers_in, read_envelope
+from batchmail.flow.overview import HELD, LOST, WAITING, Looker, numbers_in
+from batchmail.flow.transaction import read_envelope
 from batchmail.store import batchfile
 from batchmail.store.boxes import Outbox
 from batchmail.store.view import View, look, open_view

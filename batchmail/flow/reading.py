@@ -10,7 +10,7 @@ from typing import NamedTuple
 from batchmail.core.envelope import Envelope
 from batchmail.core.errors import BatchmailError
 from batchmail.core.manifest import Head, Item
-from batchmail.flow.overview import read_envelope
+from batchmail.flow.transaction import read_envelope
 from batchmail.store import batchfile
 
 

@@ -10,6 +10,17 @@ from batchmail.store.spill import Spill
 MAX_HEADER_OCTETS = 256 << 10  # looked at for loops and non-ASCII octets
 
 
+def read_envelope(text: Iterator[bytes]) -> Envelope:
+    """The envelope at the start of a transaction's text; no more of it is read."""
+    reader = bsmtp.Reader(b"\r\n")
+    for octets in text:
+        reader.receive(octets)
+        event = reader.next_event()
+        if isinstance(event, bsmtp.Start):
+            return event.envelope
+    raise SpoolError("a transaction's text holds no envelope")
+
+
 def check_text(text: Iterable[bytes]) -> bytes:
     """Read a transaction's text to its end, and its envelope as the far side will; its first octets.
 
