@@ -59,10 +59,12 @@ class Planner:
         self._shelf = Shelf(context.spool, context.peer.name)
         self._sealer = Sealer(context, ledger)
         self._teller = Teller(context, ledger)
+        self._coming: set[str] = set()  # the IDs of what is being written anew, as the pass found it
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """One pass over the open plans."""
         plans = self._plans.open()
+        self._coming = {identifier for plan in plans for identifier in plan.coming_ids}
         if not plans and not self._shelf.ended():
             return
         for start in range(0, max(1, len(plans)), AT_ONCE):
@@ -132,6 +134,7 @@ class Planner:
 
     def _done(self, plan: Plan, result: str) -> None:
         self._plans.done(plan.tx, self._context.now_ms(), result)
+        self._coming.difference_update(plan.coming_ids)
         maillog.planned(plan.tx, self._context.peer.name, plan.verb, result)
 
     # -- what is in the far side's custody, or may be --------------------------------------------------------------
@@ -176,7 +179,7 @@ class Planner:
 
     def _follow_here(self, plan: Plan) -> None:
         waiting = self._room.find(plan.tx)
-        if self._plans.is_coming(plan.tx):  # it may be written once more, and had better be found then
+        if plan.tx in self._coming:  # it may be written once more, and had better be found then
             return
         if waiting is None:
             self._done(plan, "it is not here any more")

@@ -15,6 +15,7 @@ from batchmail.store.requests import Requests
 
 REMOVE, HOLD, REQUEUE, MOVE = "remove", "hold", "requeue", "move"
 _COLUMNS = "tx, verb, peer, new_id, status, text, made_ms, request, done_ms, result"
+_COMING = "it is coming back as "
 
 
 class Plan(NamedTuple):
@@ -30,6 +31,11 @@ class Plan(NamedTuple):
     request: str | None = None
     done_ms: int | None = None
     result: str = ""  # for people
+
+    @property
+    def coming_ids(self) -> tuple[str, str]:
+        """Those under which its transaction may be about to be written anew, while it is open."""
+        return self.new_id, self.result.removeprefix(_COMING)
 
 
 class Place(NamedTuple):
@@ -65,7 +71,7 @@ class Plans:
         with self._ledger.transaction():
             self._db.execute(
                 "UPDATE plan SET result = ? WHERE tx = ? AND done_ms IS NULL AND result = ''",
-                (_coming(new_id), identifier),
+                (f"{_COMING}{new_id}", identifier),
             )
 
     def open(self) -> list[Plan]:
@@ -81,11 +87,6 @@ class Plans:
         """Whether this is what is to be done with it, and is not done yet."""
         query = "SELECT 1 FROM plan WHERE tx = ? AND verb = ? AND done_ms IS NULL"
         return bool(self._ledger.rows(query, identifier, verb))
-
-    def is_coming(self, identifier: str) -> bool:
-        """Whether a transaction is being written anew under this ID, and that is not recorded yet."""
-        query = "SELECT 1 FROM plan WHERE done_ms IS NULL AND (new_id = ?1 OR result = ?2)"
-        return bool(self._ledger.rows(query, identifier, _coming(identifier)))
 
     def done(self, identifier: str, now_ms: int, result: str) -> None:
         with self._ledger.transaction():
@@ -121,8 +122,3 @@ class Plans:
         """Forget what was done before a time."""
         with self._ledger.transaction():
             self._db.execute("DELETE FROM plan WHERE done_ms < ?", (before_ms,))
-
-
-def _coming(new_id: str) -> str:
-    """What a plan says whose transaction is about to be written anew."""
-    return f"it is coming back as {new_id}"
