@@ -126,9 +126,9 @@ class Arrivals:
         return self._context.peer.max_message_octets + _SLACK_OCTETS
 
     def _room_octets(self) -> int:
-        free, quota = free_octets(self._context.spool.root), self._context.peer.quota_octets
-        reserve = self._context.site.reserve_octets
-        return min(free - reserve, quota - self._inbox.octets(), self._ledger_room_octets(self._ledger))
+        free = free_octets(self._context.spool.root) - self._context.site.reserve_octets
+        in_inbox = self._context.peer.quota_octets - self._inbox.octets()
+        return min(free, in_inbox, self._ledger_room_octets(self._ledger))
 
     def _ledger_room_octets(self, ledger: Ledger) -> int:
         return max(self._context.peer.quota_octets, _LEDGER_OCTETS) - ledger.octets()

@@ -77,10 +77,11 @@ class Outgoing:
         self._remember(hello)
         self._hello = self._departures.hello = hello
         self._room_octets = hello.limits.room_octets
+        on_hold = self._sealer.on_hold
         for file in self._sent.files("sealed"):
             if hello.of_stream(file.number.stream).holds(file.number.seq):
                 self._take_custody(file)
-            elif self._sealer.on_hold and file.number.kind == BATCH:
+            elif on_hold and file.number.kind == BATCH:
                 self._held.add(file.number[:2])
             elif file.cuts >= _CUTS_TO_REFUSAL and file.number.kind == BATCH:
                 self._reseal(file, f"{file.cuts} calls ended while the peer was checking it")
@@ -118,8 +119,8 @@ class Outgoing:
 
     def _is_known(self, file: SentFile) -> bool:
         key = file.number[:2]
-        left = self._unanswered.keys() | self._refused | self._held
-        return key in left or any(sending.file.number[:2] == key for sending in self._queue)
+        is_left = any(key in some for some in (self._unanswered, self._refused, self._held))
+        return is_left or any(sending.file.number[:2] == key for sending in self._queue)
 
     def _compare(self, hello: Hello) -> str:
         """Why this direction has to stop: what the peer says of our stream cannot be, or has been different."""

@@ -208,9 +208,9 @@ class _Pass:
     def _record(self, dots: Sequence[Job], parts: list[Job]) -> list[Job]:
         """All or nothing; the jobs that may come twice."""
         with self._ledger.transaction():
-            for job in (*self._ended, *parts):
-                is_over = job in self._ended
-                self._received.outcomes(job.id, job.found, job.next_ms, job.is_answered, is_over)
+            for jobs, is_over in ((self._ended, True), (parts, False)):
+                for job in jobs:
+                    self._received.outcomes(job.id, job.found, job.next_ms, job.is_answered, is_over)
             self._aliases.add((word, job.id) for job in self._ended for word in job.words)
             return [job for job in dots if self._received.before_dot(job.id)]
 
