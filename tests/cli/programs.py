@@ -30,7 +30,8 @@ class CliSite:
         self.config = f"{self.directory}/batchmail.toml"
         self.spool = f"{self.directory}/spool"
         self.entry, self.top, self.domains = entry, top, "*"
-        self.target = f"bsmtp:{self.directory}/drop"
+        self.drop = f"bsmtp:{self.directory}/drop"
+        self.target = self.drop
         self.configure()
         assert self.run("setup").returncode == 0
 
@@ -87,3 +88,12 @@ TWO = (
     b"RCPT TO:<dave@home.example>\nDATA\nSubject: one\n\nhello\n.\n"
     b"MAIL FROM:<>\nRCPT TO:<bob@home.example>\nDATA\nSubject: two\n\n..dot\n.\n"
 )
+
+
+def a_pair_in_custody(directory):
+    """A pair of which home has TWO, and its target is down; `home.drop` is one that is up."""
+    mx, home = a_pair(directory, home_entry='report_wait = "1s"')
+    home.configure(target=DOWN)
+    mx.pipe(TWO)
+    assert home.run("call", "mx").returncode in (0, 75)
+    return mx, home

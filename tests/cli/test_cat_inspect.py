@@ -8,7 +8,7 @@ import sys
 import pytest
 import zstandard
 
-from tests.cli.programs import BIN, DOWN, TWO, a_pair, run
+from tests.cli.programs import BIN, TWO, a_pair_in_custody, run
 
 TEXT = b"EHLO mx.example\r\n" + TWO.split(b"\n", 1)[1].replace(b"\n", b"\r\n") + b"QUIT\r\n"
 
@@ -17,10 +17,7 @@ TEXT = b"EHLO mx.example\r\n" + TWO.split(b"\n", 1)[1].replace(b"\n", b"\r\n") +
 def sealed(tmp_path_factory):
     """A site with a batch in its outbox, and the batch's name."""
     directory = tmp_path_factory.mktemp("sites")
-    mx, home = a_pair(directory, home_entry='report_wait = "1s"')
-    mx.pipe(TWO)
-    home.configure(target=DOWN)
-    home.run("call", "mx")
+    mx, _ = a_pair_in_custody(directory)
     [name] = mx.outbox()
     return mx, name
 

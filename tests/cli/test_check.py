@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.cli.programs import DOWN, TWO, CliSite, a_pair, run
+from tests.cli.programs import DOWN, TWO, CliSite, a_pair, a_pair_in_custody, run
 from tests.servers.host import is_root
 from tests.servers.sshd import login_account
 
@@ -121,10 +121,7 @@ def test_what_is_moved_to_quarantine_is_said_wherever_one_looks(home):
 
 
 def test_what_lies_in_quarantine_is_not_missing_and_what_cannot_be_sent_again_is_named(tmp_path):
-    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
-    home.configure(target=DOWN)
-    mx.pipe(TWO)
-    home.run("call", "mx")
+    mx, home = a_pair_in_custody(tmp_path)
     path = f"{mx.spool}/out/home/outbox/{mx.outbox()[0]}"
     ids = [row["id"] for row in mx.json("queue")]
     os.truncate(path, os.path.getsize(path) - 60)
@@ -148,10 +145,7 @@ def test_what_lies_in_quarantine_is_not_missing_and_what_cannot_be_sent_again_is
 
 
 def test_what_is_said_of_a_damaged_ledger_mends_it(tmp_path):
-    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
-    home.configure(target=DOWN)
-    mx.pipe(TWO)
-    home.run("call", "mx")
+    mx, home = a_pair_in_custody(tmp_path)
     with open(f"{mx.spool}/ledger/home", "r+b") as file:
         file.seek(4096)
         file.write(b"\xa5" * 2000)

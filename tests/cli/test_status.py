@@ -8,7 +8,7 @@ import pytest
 
 from batchmail.store.line import CALLER, Line
 from batchmail.store.spool import Spool
-from tests.cli.programs import DOWN, TWO, CliSite, a_pair, run
+from tests.cli.programs import TWO, CliSite, a_pair, a_pair_in_custody, run
 
 
 @pytest.fixture
@@ -85,11 +85,7 @@ def test_a_refused_key_is_critical(tmp_path):
 
 
 def test_a_target_that_is_down_is_a_warning_until_it_is_up(tmp_path):
-    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
-    up = home.target
-    home.configure(target=DOWN)
-    mx.pipe(TWO)
-    home.run("call", "mx")
+    _, home = a_pair_in_custody(tmp_path)
     done = home.run("run")  # as cron does it, which mails what is said
     assert (done.returncode, done.stdout, done.stderr) == (75, b"", b"")
     assert b"mx: " in home.run("run", "-v").stderr
@@ -97,17 +93,13 @@ def test_a_target_that_is_down_is_a_warning_until_it_is_up(tmp_path):
     assert done.returncode == 1
     assert b"WARNING: mx: the target took nothing" in done.stdout
     assert home.json("status")[0]["replay"] == 2
-    home.configure(target=up)
+    home.configure(target=home.drop)
     assert home.run("run").returncode == 0
     assert home.run("status").returncode == 0
 
 
 def test_what_came_and_cannot_be_read_is_critical_until_it_has_come_again(tmp_path):
-    mx, home = a_pair(tmp_path, home_entry='report_wait = "1s"')
-    up = home.target
-    home.configure(target=DOWN)
-    mx.pipe(TWO)
-    home.run("call", "mx")
+    mx, home = a_pair_in_custody(tmp_path)
     inbox = f"{home.spool}/in/mx/inbox"
     (name,) = os.listdir(inbox)
     os.truncate(f"{inbox}/{name}", os.path.getsize(f"{inbox}/{name}") - 60)
@@ -118,7 +110,7 @@ def test_what_came_and_cannot_be_read_is_critical_until_it_has_come_again(tmp_pa
         ("waiting", ["r@home.example"])
     ]
     assert len([line for line in home.lines("queue", "--here") if "its batch is gone or damaged" in line]) == 2
-    home.configure(target=up)
+    home.configure(target=home.drop)
     assert home.run("run").returncode == 0
     done = home.run("status")
     assert (done.returncode, done.stdout.count(f"{inbox}/{name}".encode())) == (2, 1)
