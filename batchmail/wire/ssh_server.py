@@ -13,7 +13,7 @@ import subprocess
 import threading
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO
+from typing import IO, Any
 
 import paramiko
 from paramiko.common import (
@@ -28,6 +28,7 @@ from batchmail.wire.listener import Listener
 
 _CHUNK_OCTETS = 32 << 10
 _WINDOW_OCTETS = 4 << 20
+_ANSWER_S = 5.0  # nobody may have asked for an answer
 _FOREIGN = (paramiko.SSHException, OSError, EOFError)
 
 # What the library thinks of a client is no matter for the terminal.
@@ -57,7 +58,7 @@ class SshServer:
             program.wait()
 
     def _accept(self, connected: socket.socket) -> None:
-        transport = paramiko.Transport(connected, default_window_size=_WINDOW_OCTETS)
+        transport = _Transport(connected, default_window_size=_WINDOW_OCTETS)
         transport.add_server_key(self._host_key)
         with self._lock:
             self._transports = [*(t for t in self._transports if t.is_active()), transport]
@@ -72,8 +73,11 @@ class SshServer:
             return False
         with self._lock:
             self._programs = [*(p for p in self._programs if p.poll() is None), program]
-        for work in (_feed, _finish):
-            threading.Thread(target=work, args=(channel, program), daemon=True).start()
+        transport = channel.get_transport()
+        assert isinstance(transport, _Transport)  # noqa: S101 - made above
+        is_told = transport.told()
+        threading.Thread(target=_feed, args=(channel, program), daemon=True).start()
+        threading.Thread(target=_finish, args=(channel, program, is_told), daemon=True).start()
         return True
 
 
@@ -84,6 +88,24 @@ def serve(host_key: str, forced: Mapping[str, Sequence[str]]) -> SshServer:
     except (paramiko.SSHException, OSError) as error:
         raise ConfigError(f"cannot use host key {host_key}: {error}") from None
     return SshServer(key, {b64decode(line.split()[1]): arguments for line, arguments in forced.items()})
+
+
+class _Transport(paramiko.Transport):
+    """Knows when it has answered a request; the library answers only after the program was started."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._untold: list[threading.Event] = []
+
+    def told(self) -> threading.Event:
+        """Set when the request that is looked at now has been answered."""
+        self._untold.append(threading.Event())
+        return self._untold[-1]
+
+    def _send_user_message(self, data: paramiko.Message) -> None:
+        super()._send_user_message(data)  # type: ignore[misc]
+        while self._untold and threading.current_thread() is self:
+            self._untold.pop().set()
 
 
 class _Login(paramiko.ServerInterface):
@@ -120,8 +142,9 @@ def _feed(channel: paramiko.Channel, program: subprocess.Popen[bytes]) -> None:
                 view = view[to.write(view) :]
 
 
-def _finish(channel: paramiko.Channel, program: subprocess.Popen[bytes]) -> None:
-    """Pass on all that the program says, then how it ended."""
+def _finish(channel: paramiko.Channel, program: subprocess.Popen[bytes], is_told: threading.Event) -> None:
+    """Pass on all that the program says, then how it ended; not before it was said that it runs."""
+    is_told.wait(_ANSWER_S)
     errors = threading.Thread(target=_pass_on, args=(program.stderr, channel.sendall_stderr), daemon=True)
     errors.start()
     _pass_on(program.stdout, channel.sendall)
